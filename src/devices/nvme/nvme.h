@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * devices/nvme/nvme.h - NVMe subsystems, namespaces and controllers, as the control plane makes them.
+ * Thread: control; a controller's commands run on its reactor. Names and texts are copied.
+ * Errors fill err with one sentence that names the object. */
+#ifndef DEVICES_NVME_NVME_H
+#define DEVICES_NVME_NVME_H
+
+#include "bdev/bdev.h"
+#include "link/client.h"
+
+struct nvme_subsystems; /* the set */
+struct nvme_subsystem;
+struct nvme_ns;
+struct nvme_ctrl;
+
+enum {
+    NVME_MAX_IO_QUEUES = 31,
+    NVME_NQN_MAX = 223,
+    NVME_MDTS_MAX = 7, /* 512 KiB */
+};
+
+/* ---- subsystems ---- */
+struct nvme_subsystem_opts {
+    const char *nqn, *serial_number, *model_number; /* NULL: "MNC12", "OpenSNAP NVMe Controller" */
+    uint32_t nn, mnan;                              /* 0: 0xfffffffe, 1024 */
+};
+struct nvme_subsystems *nvme_subsystems_create(void);
+void nvme_subsystems_destroy(struct nvme_subsystems *set); /* empty */
+int nvme_subsystem_create(struct nvme_subsystems *set, const struct nvme_subsystem_opts *opts,
+                          struct nvme_subsystem **ret, struct err *err);
+/* -EBUSY unless it has neither controllers nor namespaces. */
+int nvme_subsystem_destroy(struct nvme_subsystem *ss, struct err *err);
+struct nvme_subsystem *nvme_subsystem_find(struct nvme_subsystems *set, const char *nqn);
+
+struct nvme_subsystem_info {
+    const char *nqn, *sn, *mn;
+    uint32_t nn, mnan;
+};
+struct nvme_subsystem_info nvme_subsystem_get_info(const struct nvme_subsystem *ss);
+void nvme_subsystem_for_each(struct nvme_subsystems *set,
+                             void (*fn)(struct nvme_subsystem *ss, void *arg), void *arg);
+
+/* ---- namespaces ---- */
+struct nvme_ns_opts {
+    struct nvme_subsystem *subsystem;
+    struct bdev *bdev;
+    uint32_t nsid;
+    struct bdev_uuid uuid;
+    uint8_t nguid[16], eui64[8]; /* zero: none given */
+};
+int nvme_ns_create(const struct nvme_ns_opts *opts, struct nvme_ns **ret, struct err *err);
+int nvme_ns_destroy(struct nvme_ns *ns, struct err *err); /* -EBUSY while attached */
+struct nvme_ns *nvme_ns_find(struct nvme_subsystem *ss, uint32_t nsid);
+
+struct nvme_ns_info {
+    uint32_t nsid;
+    struct bdev *bdev;
+    struct bdev_uuid uuid;
+    struct nvme_subsystem *subsystem;
+};
+struct nvme_ns_info nvme_ns_get_info(const struct nvme_ns *ns);
+void nvme_ns_for_each(struct nvme_subsystem *ss, void (*fn)(struct nvme_ns *ns, void *arg), void *arg);
+
+/* ---- controllers ---- */
+struct nvme_ctrl_opts {
+    struct nvme_subsystem *subsystem;
+    const char *ctrl_id; /* not NULL: the caller has chosen one */
+    struct link_client *link;
+    unsigned function; /* index in the link's table */
+    struct reactor *reactor;
+    uint32_t num_queues; /* I/O queues, 0..31 */
+    uint32_t mdts, fw_slots;
+    bool write_zeroes, deallocate_dsm;
+    bool suspended, admin_only;
+};
+typedef void (*nvme_ctrl_cb)(void *arg, int rc, const struct err *err);
+
+/* Opens the lease and adopts or initialises. The controller exists (nvme_ctrl_find) from the return of this call on and is
+ * gone again when created comes with an error. created runs once, never inside. */
+int nvme_ctrl_create(const struct nvme_ctrl_opts *opts, struct nvme_ctrl **ret, nvme_ctrl_cb created,
+                     void *arg, struct err *err);
+/* Stops fetching, drains or cancels what is in flight, releases the lease. */
+void nvme_ctrl_destroy(struct nvme_ctrl *ctrl, nvme_ctrl_cb destroyed, void *arg);
+/* Stops fetching and drains. timeout_ms 0: no limit. -ETIMEDOUT: the controller runs on as before. admin_only: only admin
+ * commands stop. */
+void nvme_ctrl_suspend(struct nvme_ctrl *ctrl, bool admin_only, uint64_t timeout_ms, nvme_ctrl_cb done,
+                       void *arg);
+/* First resume after adoption: compares identity (on a difference the device fails loudly), resubmits the records in flight,
+ * then fetches. */
+void nvme_ctrl_resume(struct nvme_ctrl *ctrl, nvme_ctrl_cb done, void *arg);
+void nvme_ctrl_attach_ns(struct nvme_ctrl *ctrl, struct nvme_ns *ns, nvme_ctrl_cb done, void *arg);
+void nvme_ctrl_detach_ns(struct nvme_ctrl *ctrl, struct nvme_ns *ns, nvme_ctrl_cb done, void *arg);
+
+struct nvme_ctrl *nvme_ctrl_find(struct nvme_subsystems *set, const char *ctrl_id);
+void nvme_ctrl_for_each(struct nvme_subsystems *set, void (*fn)(struct nvme_ctrl *ctrl, void *arg),
+                        void *arg);
+
+struct nvme_queue_stats {
+    uint64_t reads, writes, flushes;
+};
+struct nvme_ctrl_info {
+    const char *ctrl_id, *state; /* "STARTED", "SUSPENDED", "SUSPENDING", "WAITING" (lease), "FAILED: reason" */
+    struct nvme_subsystem *subsystem;
+    const struct link_function_info *function;
+    uint32_t cntlid, mdts, num_queues, num_msix;
+    bool plugged; /* a host is connected */
+    /* Of the newest adoption: records found, by phase. */
+    struct {
+        uint64_t adopted; /* 1: this controller took over a running device */
+        uint64_t records, live, intent_stored, posted, unpublished;
+    } recovery;
+    /* Counters are read without locks: each is exact, together they are a moment's view. */
+    uint64_t interrupts, doorbell_messages, memory_parked;
+};
+struct nvme_ctrl_info nvme_ctrl_get_info(const struct nvme_ctrl *ctrl);
+bool nvme_ctrl_queue_stats(const struct nvme_ctrl *ctrl, unsigned qid, struct nvme_queue_stats *ret); /* false: no such queue */
+void nvme_ctrl_ns_for_each(struct nvme_ctrl *ctrl, void (*fn)(struct nvme_ns *ns, void *arg), void *arg);
+/* The controllers of a subsystem and those a namespace is attached to are found by filtering nvme_ctrl_for_each. */
+
+#endif

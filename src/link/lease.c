@@ -1,0 +1,520 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * A lease on one function. snap_emu's packets arrive on the control thread; memory is mapped and
+ * unmapped there; all that touches the function itself is mailed to its reactor, in order. */
+#include "base/fd.h"
+#include "base/log.h"
+#include "link/client_inside.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+enum lease_state {
+    LEASE_WAITING,  /* LINK_OPEN is out */
+    LEASE_SYNCING,  /* granted; memory and vectors are coming in */
+    LEASE_ADOPTING, /* the device model looks at the state memory */
+    LEASE_OPEN,
+    LEASE_CLOSING,   /* the function is being taken off its reactor */
+    LEASE_RELEASING, /* LINK_RELEASE is out */
+};
+
+struct lease {
+    struct list node;
+    struct link_client *lc;
+    enum lease_state state;
+    unsigned index, reactor_index, slot;
+    uint64_t cookie;
+    struct reactor *reactor;
+    const struct function_ops *ops;
+    void *dev;
+    struct function *f;
+    void (*opened)(void *arg, int rc, const struct err *err);
+    void *opened_arg;
+    void (*closed)(void *arg);
+    void *closed_arg;
+    struct err failure; /* why opening failed; reported when the lease is given back */
+};
+
+/* One errand between control and reactor; it travels there and, when it has an answer, back. */
+struct errand {
+    struct mail mail;
+    struct lease *lease;
+    uint64_t cookie;
+    uint32_t id, epoch, why;
+    struct guest_region *region;
+    int fd;
+    int rc;
+    struct err err;
+};
+
+static struct errand *errand_new(struct lease *l, void (*fn)(struct mail *m))
+{
+    struct errand *e = calloc(1, sizeof(*e));
+
+    if (!e) {
+        log_line(LOG_CRITICAL, "link", "out of memory");
+        abort(); /* our own memory, not the guest's doing; state memory survives this */
+    }
+    e->mail.fn = fn;
+    e->lease = l;
+    e->fd = -1;
+    return e;
+}
+
+static void errand_back(struct errand *e, void (*fn)(struct mail *m))
+{
+    e->mail.fn = fn;
+    reactor_post(e->lease->lc->control, &e->mail);
+}
+
+#define errand_of(m) container_of(m, struct errand, mail)
+
+static struct lease *lease_by_function(struct link_client *lc, uint32_t index)
+{
+    list_for_each(it, &lc->leases)
+    {
+        struct lease *l = list_entry(it, struct lease, node);
+
+        if (l->index == index)
+            return l;
+    }
+    return NULL;
+}
+
+/* ---- the end of a lease ---- */
+
+static void lease_free(struct lease *l)
+{
+    list_remove(&l->node);
+    l->lc->reactors[l->reactor_index].slot_used[l->slot] = false;
+    free(l);
+}
+
+static void lease_ended(struct lease *l)
+{
+    void (*opened)(void *arg, int rc, const struct err *err) = l->opened;
+    void (*closed)(void *arg) = l->closed;
+    void *opened_arg = l->opened_arg, *closed_arg = l->closed_arg;
+    struct err failure = l->failure;
+
+    lease_free(l);
+    if (opened)
+        opened(opened_arg, failure.code, &failure);
+    if (closed)
+        closed(closed_arg);
+}
+
+static void send_release(struct lease *l)
+{
+    struct link_msg msg = {
+        .type = LINK_RELEASE, .function = l->index, .cookie = ++l->lc->next_cookie};
+
+    l->state = LEASE_RELEASING;
+    if (link_send(l->lc, &msg, NULL, 0) < 0)
+        lease_ended(l);
+}
+
+static void function_gone(struct mail *m)
+{
+    struct errand *e = errand_of(m);
+    struct lease *l = e->lease;
+
+    free(e);
+    function_destroy(l->f);
+    l->f = NULL;
+    send_release(l);
+}
+
+static void take_off_reactor(struct mail *m)
+{
+    struct errand *e = errand_of(m);
+
+    visits_remove(e->lease->f);
+    errand_back(e, function_gone);
+}
+
+static void lease_shut(struct lease *l)
+{
+    l->state = LEASE_CLOSING;
+    reactor_post(l->reactor, &errand_new(l, take_off_reactor)->mail);
+}
+
+void lease_close(struct lease *l, void (*closed)(void *arg), void *arg)
+{
+    l->closed = closed;
+    l->closed_arg = arg;
+    l->opened = NULL;
+    if (l->state == LEASE_WAITING) {
+        struct link_msg msg = {.type = LINK_CANCEL_OPEN, .function = l->index, .cookie = l->cookie};
+
+        if (link_send(l->lc, &msg, NULL, 0) < 0)
+            lease_ended(l);
+        return; /* LINK_OPENED tells: cancelled, or granted in the meantime */
+    }
+    if (l->state == LEASE_OPEN)
+        lease_shut(l);
+    /* Syncing or adopting: the end of that step sees closed and goes on to shut. */
+}
+
+/* ---- opening ---- */
+
+static void adopted(struct mail *m)
+{
+    struct errand *e = errand_of(m);
+    struct lease *l = e->lease;
+    struct link_msg msg = {.type = LINK_START, .function = l->index};
+    void (*opened)(void *arg, int rc, const struct err *err);
+
+    l->state = LEASE_OPEN;
+    if (e->rc < 0)
+        l->failure = e->err;
+    free(e);
+    if (l->failure.code < 0 || l->closed) {
+        lease_shut(l);
+        return;
+    }
+    link_send(l->lc, &msg, NULL, 0);
+    opened = l->opened;
+    l->opened = NULL;
+    if (opened)
+        opened(l->opened_arg, 0, NULL);
+}
+
+static void adopt(struct mail *m)
+{
+    struct errand *e = errand_of(m);
+    struct lease *l = e->lease;
+
+    visits_add(l->lc->reactors[l->reactor_index].visits, l->f, l->slot);
+    e->rc = function_adopt(l->f, &e->err);
+    if (e->rc < 0 && e->err.code == 0)
+        err_set(&e->err, e->rc, "function %s: %s", function_info(l->f)->vuid, strerror(-e->rc));
+    errand_back(e, adopted);
+}
+
+static int map_shared(int fd, uint64_t min_bytes, void **ret, uint64_t *ret_bytes)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if ((uint64_t)st.st_size < min_bytes)
+        return -EBADMSG;
+    *ret =
+        mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (*ret == MAP_FAILED)
+        return -errno;
+    *ret_bytes = (uint64_t)st.st_size;
+    return 0;
+}
+
+static int check_state(const struct state_memory *st, uint64_t bytes, struct err *err)
+{
+    if (st->head.magic != STATE_MAGIC || st->head.version != STATE_VERSION)
+        return err_set(
+            err, -EPROTO,
+            "state memory of function %.63s has version %u, this service knows %d: use the service "
+            "that fits snap_emu",
+            st->head.vuid, st->head.version, STATE_VERSION);
+    if (st->head.device_offset != STATE_DEVICE_OFFSET || st->head.total_bytes != bytes ||
+        st->head.reg_bytes != STATE_REG_BYTES || st->head.log_entries != STATE_LOG_ENTRIES)
+        return err_set(err, -EPROTO, "state memory of function %.63s has another layout",
+                       st->head.vuid);
+    return 0;
+}
+
+static int build_function(struct lease *l, struct packet *p, struct err *err)
+{
+    struct function_parts parts = {
+        .reactor = l->reactor, .ops = l->ops, .dev = l->dev, .owned = true};
+    void *state = NULL, *doorbells = NULL;
+    uint64_t doorbell_bytes;
+    int rc;
+
+    if (p->nfds != 2)
+        return err_set(err, -EBADMSG, "snap_emu sent %u descriptors with a lease, 2 are needed",
+                       p->nfds);
+    parts.info = l->lc->functions[l->index];
+    rc = map_shared(p->fds[0], STATE_DEVICE_OFFSET + 4096, &state, &parts.state_bytes);
+    if (rc < 0)
+        return err_set(err, rc, "state memory: %s", strerror(-rc));
+    parts.state = state;
+    rc = check_state(parts.state, parts.state_bytes, err);
+    if (rc == 0) {
+        rc = map_shared(p->fds[1], 4096, &doorbells, &doorbell_bytes);
+        if (rc < 0)
+            err_set(err, rc, "doorbell page: %s", strerror(-rc));
+    }
+    if (rc < 0) {
+        munmap(state, parts.state_bytes);
+        return rc;
+    }
+    parts.doorbells = doorbells;
+    l->f = function_create(&parts);
+    if (!l->f) {
+        munmap(state, parts.state_bytes);
+        munmap(doorbells, doorbell_bytes);
+        return err_set(err, -ENOMEM, "no memory for function %s", parts.info.vuid);
+    }
+    return 0;
+}
+
+static void on_opened(struct lease *l, struct packet *p)
+{
+    p->msg.text[sizeof(p->msg.text) - 1] = '\0';
+    if (p->msg.rc < 0) {
+        err_set(&l->failure, p->msg.rc, "%s", p->msg.text[0] ? p->msg.text : strerror(-p->msg.rc));
+        lease_ended(l);
+        return;
+    }
+    if (build_function(l, p, &l->failure) < 0) {
+        send_release(l);
+        return;
+    }
+    l->state = LEASE_SYNCING;
+}
+
+/* ---- memory ---- */
+
+static void add_region(struct mail *m)
+{
+    struct errand *e = errand_of(m);
+
+    function_add_region(e->lease->f, e->region);
+    free(e);
+}
+
+static void on_mem_add(struct lease *l, struct packet *p)
+{
+    struct guest_region *region;
+    struct errand *e;
+    struct err err;
+
+    if (p->nfds != 1)
+        return;
+    region = guest_region_open(p->msg.mem.id, p->msg.mem.gpa, p->msg.mem.size_bytes, p->fds[0],
+                               p->msg.mem.fd_offset, p->msg.mem.prot, &err);
+    if (!region) {
+        log_line(LOG_ERROR, "link", "function %s: %s", function_info(l->f)->vuid, err.msg);
+        return;
+    }
+    e = errand_new(l, add_region);
+    e->region = region;
+    reactor_post(l->reactor, &e->mail);
+}
+
+static void region_closed(struct mail *m)
+{
+    struct errand *e = errand_of(m);
+    struct lease *l = e->lease;
+    struct link_msg msg = {.type = LINK_MEM_DETACHED, .function = l->index, .cookie = e->cookie};
+
+    guest_region_close(e->region);
+    free(e);
+    if (l->state == LEASE_OPEN || l->state == LEASE_ADOPTING || l->state == LEASE_SYNCING)
+        link_send(l->lc, &msg, NULL, 0);
+}
+
+static void region_detached(void *arg, struct guest_region *region)
+{
+    struct errand *e = arg;
+
+    e->region = region;
+    errand_back(e, region_closed);
+}
+
+static void detach_region(struct mail *m)
+{
+    struct errand *e = errand_of(m);
+
+    function_detach_region(e->lease->f, e->id, region_detached, e);
+}
+
+static void on_mem_del(struct lease *l, const struct packet *p)
+{
+    struct errand *e = errand_new(l, detach_region);
+
+    e->cookie = p->msg.cookie;
+    e->id = p->msg.mem.id;
+    reactor_post(l->reactor, &e->mail);
+}
+
+/* ---- interrupts, reset, flags ---- */
+
+static void set_irq(struct mail *m)
+{
+    struct errand *e = errand_of(m);
+
+    function_set_irq(e->lease->f, e->id, e->fd);
+    free(e);
+}
+
+static void on_irq(struct lease *l, struct packet *p)
+{
+    for (uint32_t i = 0; i < p->msg.irq.count && i < FUNCTION_MAX_VECTORS; i++) {
+        struct errand *e = errand_new(l, set_irq);
+
+        e->id = p->msg.irq.start + i;
+        if (i < p->nfds) {
+            e->fd = p->fds[i];
+            p->fds[i] = -1;
+        }
+        reactor_post(l->reactor, &e->mail);
+    }
+}
+
+static void reset_answer(struct mail *m)
+{
+    struct errand *e = errand_of(m);
+    struct lease *l = e->lease;
+    struct link_msg msg = {.type = LINK_RESET_DONE, .function = l->index, .cookie = e->cookie};
+
+    msg.reset.epoch = e->epoch;
+    free(e);
+    if (l->state == LEASE_OPEN || l->state == LEASE_ADOPTING)
+        link_send(l->lc, &msg, NULL, 0);
+}
+
+static void reset_done(void *arg)
+{
+    errand_back(arg, reset_answer);
+}
+
+static void reset(struct mail *m)
+{
+    struct errand *e = errand_of(m);
+
+    function_reset(e->lease->f, e->why, e->epoch, reset_done, e);
+}
+
+static void on_reset(struct lease *l, const struct packet *p)
+{
+    struct errand *e = errand_new(l, reset);
+
+    e->cookie = p->msg.cookie;
+    e->epoch = p->msg.reset.epoch;
+    e->why = p->msg.reset.why;
+    reactor_post(l->reactor, &e->mail);
+}
+
+static void flags(struct mail *m)
+{
+    struct errand *e = errand_of(m);
+
+    function_flags_changed(e->lease->f);
+    free(e);
+}
+
+/* ---- packets ---- */
+
+void lease_packet(struct link_client *lc, struct packet *p)
+{
+    struct lease *l = lease_by_function(lc, p->msg.function);
+
+    if (!l)
+        return;
+    if (p->msg.type == LINK_OPENED && l->state == LEASE_WAITING) {
+        on_opened(l, p);
+        return;
+    }
+    if (p->msg.type == LINK_RELEASED && l->state == LEASE_RELEASING) {
+        lease_ended(l);
+        return;
+    }
+    /* Given back or not ours yet: snap_emu takes our LINK_RELEASE as the answer to all it has
+     * asked. */
+    if (!l->f || l->state == LEASE_CLOSING || l->state == LEASE_RELEASING)
+        return;
+    switch (p->msg.type) {
+    case LINK_SYNCED:
+        if (l->state == LEASE_SYNCING) {
+            l->state = LEASE_ADOPTING;
+            reactor_post(l->reactor, &errand_new(l, adopt)->mail);
+        }
+        break;
+    case LINK_MEM_ADD:
+        on_mem_add(l, p);
+        break;
+    case LINK_MEM_DEL:
+        on_mem_del(l, p);
+        break;
+    case LINK_IRQ:
+        on_irq(l, p);
+        break;
+    case LINK_RESET:
+        on_reset(l, p);
+        break;
+    case LINK_FLAGS:
+        reactor_post(l->reactor, &errand_new(l, flags)->mail);
+        break;
+    default:
+        break;
+    }
+}
+
+void leases_lost(struct link_client *lc)
+{
+    list_for_each_safe(it, &lc->leases)
+    {
+        struct lease *l = list_entry(it, struct lease, node);
+
+        if (l->state == LEASE_WAITING || l->state == LEASE_RELEASING) {
+            err_set(&l->failure, -ENOTCONN, "connection to snap_emu is lost");
+            lease_ended(l);
+        }
+    }
+}
+
+/* ---- the door ---- */
+
+struct lease *lease_open(struct link_client *lc, unsigned index, const char *ctrl_id,
+                         struct reactor *r, const struct function_ops *ops, void *dev,
+                         void (*opened)(void *arg, int rc, const struct err *err), void *arg)
+{
+    struct link_msg msg = {.type = LINK_OPEN, .function = index, .cookie = ++lc->next_cookie};
+    struct lease *l = calloc(1, sizeof(*l));
+    unsigned ri = 0, slot = 0;
+
+    while (ri < lc->nreactors && lc->reactors[ri].reactor != r)
+        ri++;
+    while (ri < lc->nreactors && slot < WAKE_SLOTS && lc->reactors[ri].slot_used[slot])
+        slot++;
+    if (!l || ri == lc->nreactors || slot == WAKE_SLOTS || index >= lc->nfunctions) {
+        free(l);
+        return NULL;
+    }
+    *l = (struct lease){.lc = lc,
+                        .index = index,
+                        .reactor_index = ri,
+                        .slot = slot,
+                        .cookie = msg.cookie,
+                        .reactor = r,
+                        .ops = ops,
+                        .dev = dev,
+                        .opened = opened,
+                        .opened_arg = arg};
+    lc->reactors[ri].slot_used[slot] = true;
+    list_append(&lc->leases, &l->node);
+    msg.open.reactor = ri;
+    msg.open.slot = slot;
+    snprintf(msg.open.ctrl_id, sizeof(msg.open.ctrl_id), "%s", ctrl_id);
+    if (link_send(lc, &msg, NULL, 0) < 0) {
+        lease_free(l);
+        return NULL;
+    }
+    return l;
+}
+
+bool lease_waiting(const struct lease *l)
+{
+    return l->state == LEASE_WAITING;
+}
+
+struct function *lease_function(struct lease *l)
+{
+    return l->f;
+}
