@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * backends/backends.h - makes the devices that need no connection: null, memory, files and block devices.
- * Thread: control. Strings are copied. On success the device is registered in set and *ret (which may be NULL) is it;
- * deleting is bdev_unregister(). bdev_ops_of()->kind is "null", "malloc", "aio" or "uring". uuid NULL: derived from the kind and the name or path, the same in every run. */
+ * backends/backends.h - makes the devices that need no connection: null, memory, files and block
+ * devices. Thread: control. Strings are copied. On success the device is registered in set and *ret
+ * (which may be NULL) is it; deleting is bdev_unregister(). bdev_ops_of()->kind is "null",
+ * "malloc", "aio" or "uring". uuid NULL: derived from the kind and the name or path, the same in
+ * every run. */
 #ifndef BACKENDS_BACKENDS_H
 #define BACKENDS_BACKENDS_H
 
@@ -20,9 +22,9 @@ struct null_opts {
 int null_bdev_create(struct bdev_set *set, const struct null_opts *opts, struct bdev **ret,
                      struct err *err);
 
-/* "Malloc disk": memory behind a descriptor, normally the keepsake "malloc.<name>" of snap_emu (this room does not know
- * the link: the caller gets it by link_keep_sync(), and drops it when the user deletes the disk, not when the service
- * ends). Answers at once, but for large discards. */
+/* "Malloc disk": memory behind a descriptor, normally the keepsake "malloc.<name>" of snap_emu
+ * (this room does not know the link: the caller gets it by link_keep_sync(), and drops it when the
+ * user deletes the disk, not when the service ends). Answers at once, but for large discards. */
 struct malloc_opts {
     const char *name;
     uint32_t block_bytes;
@@ -32,12 +34,14 @@ struct malloc_opts {
 };
 int malloc_bdev_create(struct bdev_set *set, const struct malloc_opts *opts, struct bdev **ret,
                        struct err *err);
-/* Bytes of memory such a disk needs, for link_keep_sync(). 0, or an error that names the wrong value. */
+/* Bytes of memory such a disk needs, for link_keep_sync(). 0, or an error that names the wrong
+ * value. */
 int malloc_bdev_bytes(const struct malloc_opts *opts, uint64_t *ret, struct err *err);
 /* Name of the keepsake; -ENAMETOOLONG. */
 int malloc_bdev_keepsake(const char *name, char *out, unsigned out_bytes, struct err *err);
 
-/* "AIO disk", "URING bdev": a file or block device through io_uring, direct where the file allows it. */
+/* "AIO disk", "URING bdev": a file or block device through io_uring, direct where the file allows
+ * it. */
 enum file_flavour { FILE_AIO, FILE_URING };
 struct file_opts {
     const char *name, *path;
@@ -49,7 +53,8 @@ struct file_opts {
 };
 int file_bdev_create(struct bdev_set *set, const struct file_opts *opts, struct bdev **ret,
                      struct err *err);
-/* Looks at the size again (bdev_aio_rescan, bdev_uring_rescan). -EINVAL when bd is not such a device. */
+/* Looks at the size again (bdev_aio_rescan, bdev_uring_rescan). -EINVAL when bd is not such a
+ * device. */
 int file_bdev_rescan(struct bdev *bd, struct err *err);
 
 #endif

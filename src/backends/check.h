@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * backends/check.h - what every backend of this room asks of the numbers it is given. Inside of the room. */
+ * backends/check.h - what every backend of this room asks of the numbers it is given. Inside of the
+ * room. */
 #ifndef BACKENDS_CHECK_H
 #define BACKENDS_CHECK_H
 

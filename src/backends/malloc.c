@@ -15,8 +15,8 @@
 #include <unistd.h>
 
 enum {
-    PUNCH_BYTES = 64 << 10,       /* below, clearing is cheaper than giving pages back */
-    PUNCH_ASYNC_BYTES = 2 << 20,  /* above, it would hold up the reactor */
+    PUNCH_BYTES = 64 << 10,      /* below, clearing is cheaper than giving pages back */
+    PUNCH_ASYNC_BYTES = 2 << 20, /* above, it would hold up the reactor */
 };
 
 struct malloc_disk {
@@ -168,7 +168,8 @@ int malloc_bdev_keepsake(const char *name, char *out, unsigned out_bytes, struct
     int n = snprintf(out, out_bytes, "malloc.%s", name);
 
     if (n < 0 || (unsigned)n >= out_bytes)
-        return err_set(err, -ENAMETOOLONG, "bdev '%s': the name is too long for a malloc bdev", name);
+        return err_set(err, -ENAMETOOLONG, "bdev '%s': the name is too long for a malloc bdev",
+                       name);
     return 0;
 }
 

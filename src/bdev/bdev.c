@@ -89,8 +89,9 @@ int bdev_register(struct bdev_set *set, const char *name, const struct bdev_ops 
     if (find_in(&set->leaving, name))
         return err_set(err, -EEXIST, "the bdev named '%s' is still being deleted", name);
     if (info->block_bytes < 512 || (info->block_bytes & (info->block_bytes - 1)))
-        return err_set(err, -EINVAL, "bdev '%s': block size %u is not a power of two of at least 512",
-                       name, info->block_bytes);
+        return err_set(err, -EINVAL,
+                       "bdev '%s': block size %u is not a power of two of at least 512", name,
+                       info->block_bytes);
     if (!checked_mul(info->nblocks, info->block_bytes, &bytes) || bytes > INT64_MAX)
         return err_set(err, -EINVAL, "bdev '%s': %llu blocks of %u bytes are too many", name,
                        (unsigned long long)info->nblocks, info->block_bytes);

@@ -41,7 +41,7 @@ struct bdev {
     /* Control thread. */
     struct list listeners;
     unsigned nclaims;
-    char claimed_by[128]; /* the newest claim; empty when it is not known which are left */
+    char claimed_by[128];    /* the newest claim; empty when it is not known which are left */
     struct reactor *control; /* who unregistered it */
     void (*gone_done)(void *arg);
     void *gone_arg;

@@ -98,7 +98,8 @@ static uint64_t hash(uint64_t h, const char *kind, const char *name)
 
 void bdev_uuid_derive(const char *kind, const char *name, struct bdev_uuid *ret)
 {
-    uint64_t half[2] = {hash(0xcbf29ce484222325ULL, kind, name), hash(0x9e3779b97f4a7c15ULL, kind, name)};
+    uint64_t half[2] = {hash(0xcbf29ce484222325ULL, kind, name),
+                        hash(0x9e3779b97f4a7c15ULL, kind, name)};
 
     for (unsigned i = 0; i < sizeof(ret->b); i++)
         ret->b[i] = (uint8_t)(half[i / 8] >> (56 - 8 * (i % 8)));

@@ -37,9 +37,9 @@ static_assert(sizeof(struct nvme_tcp_ch) == 8, "common header");
 struct nvme_tcp_ic_req {
     struct nvme_tcp_ch ch;
     le16 pfv;
-    uint8_t hpda;  /* 0's based dwords */
-    uint8_t dgst;  /* bit 0 header, bit 1 data */
-    le32 maxr2t;   /* 0's based */
+    uint8_t hpda; /* 0's based dwords */
+    uint8_t dgst; /* bit 0 header, bit 1 data */
+    le32 maxr2t;  /* 0's based */
     uint8_t reserved[112];
 };
 static_assert(sizeof(struct nvme_tcp_ic_req) == 128, "ICReq");
@@ -59,7 +59,8 @@ enum {
     NVME_TCP_MAXH2CDATA_MIN = 4096,
     NVME_TCP_IC_BYTES = 128,
     NVME_TCP_TERM_MAX = 152, /* PLEN of a TermReq */
-    NVME_TCP_ADMIN_INLINE_BYTES = 8192, /* in-capsule data of the admin queue and of Fabrics commands */
+    NVME_TCP_ADMIN_INLINE_BYTES =
+        8192, /* in-capsule data of the admin queue and of Fabrics commands */
 };
 
 struct nvme_tcp_term_req {
@@ -72,12 +73,13 @@ struct nvme_tcp_term_req {
 static_assert(sizeof(struct nvme_tcp_term_req) == 24, "TermReq header");
 
 enum nvme_tcp_fes { /* Fatal Error Status */
-    NVME_TCP_FES_HEADER_FIELD = 0x01,
-    NVME_TCP_FES_SEQUENCE = 0x02,
-    NVME_TCP_FES_HDGST = 0x03,
-    NVME_TCP_FES_OUT_OF_RANGE = 0x04,
-    NVME_TCP_FES_LIMIT = 0x05, /* H2C: R2T limit exceeded; C2H: data transfer limit exceeded */
-    NVME_TCP_FES_UNSUPPORTED = 0x06,
+                    NVME_TCP_FES_HEADER_FIELD = 0x01,
+                    NVME_TCP_FES_SEQUENCE = 0x02,
+                    NVME_TCP_FES_HDGST = 0x03,
+                    NVME_TCP_FES_OUT_OF_RANGE = 0x04,
+                    NVME_TCP_FES_LIMIT =
+                        0x05, /* H2C: R2T limit exceeded; C2H: data transfer limit exceeded */
+                    NVME_TCP_FES_UNSUPPORTED = 0x06,
 };
 
 struct nvme_tcp_capsule_cmd {

@@ -35,7 +35,7 @@ class Job:
             news.wait_for(self.done, timeout)
         if self.outcome is not None:
             return self.outcome
-        raise ChannelError(f"guest command {self.command!r}: "
+        raise ChannelError(f"guest command {self.command[:200]!r}: "
                            + (self.lost or f"no end within {timeout:g} s"))
 
     def output(self) -> str:

@@ -57,14 +57,21 @@ class Device:
 
 
 def vfio_user(path, **props) -> Device:
-    """A PCI function served on a vfio-user socket (needs qemu="backports")."""
+    """A PCI function served on a vfio-user socket (needs qemu="backports").
+
+    More properties as QEMU names them, "_" for "-": x_no_posted_writes=True.
+    """
     sock = {"type": "unix", "path": str(path)}
-    return Device({"driver": "vfio-user-pci", "socket": sock, **props})
+    return Device({"driver": "vfio-user-pci", "socket": sock, **_dashes(props)})
 
 
 def vhost_user_blk(path, **props) -> Device:
-    """A virtio-blk disk served on a vhost-user socket."""
-    return Device({"driver": "vhost-user-blk-pci", **props}, str(path))
+    """A virtio-blk disk served on a vhost-user socket; num_queues=1 for a simple server."""
+    return Device({"driver": "vhost-user-blk-pci", **_dashes(props)}, str(path))
+
+
+def _dashes(props: dict) -> dict:
+    return {name.replace("_", "-"): value for name, value in props.items()}
 
 
 def die_with_parent() -> None:
@@ -249,7 +256,7 @@ class VM:
         try:
             return self.channel.start(command)
         except ChannelError as failed:
-            self._fail(f"command {command!r}", failed)
+            self._fail(f"command {_short(command)!r}", failed)
 
     def run(self, command: str, timeout: float = 30) -> tuple:
         """Runs a shell command in the guest: (exit status, output with stderr)."""
@@ -264,7 +271,7 @@ class VM:
         """run() that insists on status 0 and returns the output."""
         status, output = self.run(command, timeout)
         if status:
-            raise GuestError(f"{self.name}: {command!r} ended with {status}: {output}\n"
+            raise GuestError(f"{self.name}: {_short(command)!r} ended with {status}: {output}\n"
                              + self.diagnosis())
         return output
 
@@ -320,6 +327,14 @@ class VM:
         """Reboot from within the guest (drivers shut down); returns when it is up again."""
         self._boot_again(lambda: self.channel.start("reboot -f"), timeout)
 
+    def pause(self) -> None:
+        """Stops all virtual CPUs; QEMU itself (its sockets) lives on."""
+        self.qmp.command("stop")
+
+    def resume(self) -> None:
+        """Ends pause()."""
+        self.qmp.command("cont")
+
     def _boot_again(self, act, timeout: float) -> None:
         try:
             # Any other reset is a crash and ends QEMU (-no-reboot).
@@ -333,6 +348,10 @@ class VM:
             self.qmp.command("set-action", reboot="shutdown")
         except (QmpError, ChannelError) as failed:
             self._fail("reset", failed)
+
+
+def _short(command: str) -> str:
+    return command if len(command) < 200 else command[:200] + "..."
 
 
 def _in_main_thread() -> bool:

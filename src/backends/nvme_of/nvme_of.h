@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * backends/nvme_of/nvme_of.h - NVMe-oF hosts (initiators): one object per attached remote controller, one bdev per
- * active namespace of it, named <name>n<nsid>.
+ * backends/nvme_of/nvme_of.h - NVMe-oF hosts (initiators): one object per attached remote
+ * controller, one bdev per active namespace of it, named <name>n<nsid>.
  *
- * Thread: control, for every function here. Callbacks run on the control reactor, never inside the call that
- * takes them. I/O queues live on the reactors that open channels of the bdevs; nothing of that is visible here.
- * Owner: strings and arrays in option structs are copied. */
+ * Thread: control, for every function here. Callbacks run on the control reactor, never inside the
+ * call that takes them. I/O queues live on the reactors that open channels of the bdevs; nothing of
+ * that is visible here. Owner: strings and arrays in option structs are copied. */
 #ifndef BACKENDS_NVME_OF_NVME_OF_H
 #define BACKENDS_NVME_OF_NVME_OF_H
 
@@ -46,18 +46,21 @@ struct nvme_of_opts {
     const char *traddr;  /* address or host name */
     const char *trsvcid; /* port number; NULL: "4420" */
     const char *subnqn;
-    const char *hostnqn; /* NULL: nqn.2014-08.org.nvmexpress:uuid:<hostid> */
+    const char *hostnqn;              /* NULL: nqn.2014-08.org.nvmexpress:uuid:<hostid> */
     const char *hostaddr, *hostsvcid; /* local numeric address and port, or NULL */
     bool hdgst, ddgst;
-    bool disable_sq_flow;        /* ask for no SQ flow control (a Linux target then uses the C2H SUCCESS flag) */
-    unsigned num_io_queues;      /* at most so many reactors may use it; 0: 128 */
-    unsigned max_bdevs;          /* 0: 128 */
+    bool disable_sq_flow;   /* ask for no SQ flow control (a Linux target then uses the C2H SUCCESS
+                               flag) */
+    unsigned num_io_queues; /* at most so many reactors may use it; 0: 128 */
+    unsigned max_bdevs;     /* 0: 128 */
     uint64_t connect_timeout_us; /* bound of the first attach and of each later phase; 0: 10 s */
     uint32_t keep_alive_ms;      /* 0: 10000 */
-    uint32_t io_timeout_ms;      /* a command without an answer for so long ends the association; 0: 30000 */
+    uint32_t
+        io_timeout_ms; /* a command without an answer for so long ends the association; 0: 30000 */
 
-    /* Not NULL (journal replay): the bdevs are registered at once, done runs soon, the connection is made in the
-     * background, I/O is held until it is there and the identities of the namespaces are the same. */
+    /* Not NULL (journal replay): the bdevs are registered at once, done runs soon, the connection
+     * is made in the background, I/O is held until it is there and the identities of the namespaces
+     * are the same. */
     const struct nvme_of_namespace *known;
     unsigned nknown;
 
@@ -67,15 +70,15 @@ struct nvme_of_opts {
     void *changed_arg;
 };
 
-/* Connects and registers the bdevs. done runs once: with the host and err NULL, or with NULL and the reason; a host
- * that failed is gone and has left nothing behind. Returns 0 (done will run) or -errno with err filled: wrong or
- * unsupported options, name taken (-EEXIST). */
+/* Connects and registers the bdevs. done runs once: with the host and err NULL, or with NULL and
+ * the reason; a host that failed is gone and has left nothing behind. Returns 0 (done will run) or
+ * -errno with err filled: wrong or unsupported options, name taken (-EEXIST). */
 int nvme_of_attach(struct nvme_of *of, const struct nvme_of_opts *opts,
                    void (*done)(void *arg, struct nvme_of_host *host, const struct err *err),
                    void *arg, struct err *err);
 
-/* -EBUSY naming the bdev while one of the bdevs is claimed, -EALREADY while it is being detached; else 0, and done
- * (may be NULL) runs when bdevs, connections and the host are gone. */
+/* -EBUSY naming the bdev while one of the bdevs is claimed, -EALREADY while it is being detached;
+ * else 0, and done (may be NULL) runs when bdevs, connections and the host are gone. */
 int nvme_of_detach(struct nvme_of_host *host, void (*done)(void *arg), void *arg, struct err *err);
 
 struct nvme_of_host *nvme_of_find(struct nvme_of *of, const char *name);
@@ -83,7 +86,8 @@ void nvme_of_for_each(struct nvme_of *of, void (*fn)(struct nvme_of_host *host, 
                       void *arg);
 const char *nvme_of_name(const struct nvme_of_host *host);
 
-/* Namespaces with a bdev, by ascending NSID. Fills at most max entries of ret, returns how many there are. */
+/* Namespaces with a bdev, by ascending NSID. Fills at most max entries of ret, returns how many
+ * there are. */
 unsigned nvme_of_namespaces(const struct nvme_of_host *host, struct nvme_of_namespace *ret,
                             unsigned max);
 
@@ -91,8 +95,9 @@ unsigned nvme_of_namespaces(const struct nvme_of_host *host, struct nvme_of_name
 bool nvme_of_is(const struct nvme_of_host *host, const char *trtype, const char *adrfam,
                 const char *traddr, const char *trsvcid, const char *subnqn);
 
-/* New references. trid: {trtype, adrfam, traddr, trsvcid, subnqn}; describe: an entry of bdev_nvme_get_controllers,
- * {name, ctrlrs: [{state, trid, alternate_trids, cntlid, host{nqn, addr, svcid}}]}. */
+/* New references. trid: {trtype, adrfam, traddr, trsvcid, subnqn}; describe: an entry of
+ * bdev_nvme_get_controllers, {name, ctrlrs: [{state, trid, alternate_trids, cntlid, host{nqn, addr,
+ * svcid}}]}. */
 json_t *nvme_of_trid(const struct nvme_of_host *host);
 json_t *nvme_of_describe(const struct nvme_of_host *host);
 /* "enabled", "resetting" (connecting or connecting again), "deleting". */
