@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "client/latency.h"
 
-/* Values below LATENCY_SUB have a bucket each; above, the five bits below the leading one choose it. */
+/* Values below LATENCY_SUB have a bucket each; above, the five bits below the leading one choose
+ * it. */
 static unsigned bucket_of(uint64_t ns)
 {
     unsigned shift;

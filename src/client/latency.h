@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * client/latency.h - a histogram of times: buckets within 1/32 of the value, from 1 ns to hours. Thread: one. */
+ * client/latency.h - a histogram of times: buckets within 1/32 of the value, from 1 ns to hours.
+ * Thread: one. */
 #ifndef CLIENT_LATENCY_H
 #define CLIENT_LATENCY_H
 

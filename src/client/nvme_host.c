@@ -59,7 +59,8 @@ void *nvme_host_alloc(struct nvme_host *h, uint64_t bytes, uint64_t *ret_iova)
 static int arena_create(struct nvme_host *h, struct err *err)
 {
     /* Per queue: SQ, CQ, a PRP page per command; a few pages of the host's own. */
-    uint64_t per_queue = ((uint64_t)h->o.depth + 8) * NVME_PAGE + ((uint64_t)h->o.depth + 1) * 80 + 2 * NVME_PAGE;
+    uint64_t per_queue =
+        ((uint64_t)h->o.depth + 8) * NVME_PAGE + ((uint64_t)h->o.depth + 1) * 80 + 2 * NVME_PAGE;
     int rc;
 
     h->arena_bytes = h->o.data_bytes + h->o.queues * per_queue + (ADMIN_DEPTH + 32) * NVME_PAGE;
@@ -120,7 +121,8 @@ static int open_vectors(struct nvme_host *h, struct err *err)
         rc = vfio_client_write16(h->vc, VFIO_PCI_CONFIG, cap + PCI_MSIX_CONTROL, PCI_MSIX_ENABLE);
     if (!rc)
         rc = vfio_client_write16(h->vc, VFIO_PCI_CONFIG, PCI_COMMAND,
-                                 PCI_COMMAND_MEMORY | PCI_COMMAND_BUS_MASTER | PCI_COMMAND_INTX_DISABLE);
+                                 PCI_COMMAND_MEMORY | PCI_COMMAND_BUS_MASTER |
+                                     PCI_COMMAND_INTX_DISABLE);
     return rc ? err_set(err, rc, "%s: cannot set up interrupts: %s", h->o.path, strerror(-rc)) : 0;
 }
 
@@ -196,8 +198,8 @@ static int wait_ready(struct nvme_host *h, bool ready, struct err *err)
         if (csts != UINT32_MAX && !!(csts & NVME_CSTS_RDY) == ready)
             return 0;
         if (now_ms() > deadline)
-            return err_set(err, -ETIMEDOUT, "%s: CSTS.RDY did not become %d within %u ms", h->o.path, ready,
-                           h->o.timeout_ms);
+            return err_set(err, -ETIMEDOUT, "%s: CSTS.RDY did not become %d within %u ms",
+                           h->o.path, ready, h->o.timeout_ms);
         nap_us(1000);
     }
 }
@@ -213,8 +215,10 @@ static int enable(struct nvme_host *h, struct err *err)
         return rc;
     nvme_queue_clear(&h->admin);
     h->cc = NVME_CC_EN | 6 << NVME_CC_IOSQES_SHIFT | 4 << NVME_CC_IOCQES_SHIFT;
-    if ((rc = reg_write(h, NVME_REG_AQA, aqa)) || (rc = reg_write64(h, NVME_REG_ASQ, h->admin.sq_iova)) ||
-        (rc = reg_write64(h, NVME_REG_ACQ, h->admin.cq_iova)) || (rc = reg_write(h, NVME_REG_CC, h->cc)))
+    if ((rc = reg_write(h, NVME_REG_AQA, aqa)) ||
+        (rc = reg_write64(h, NVME_REG_ASQ, h->admin.sq_iova)) ||
+        (rc = reg_write64(h, NVME_REG_ACQ, h->admin.cq_iova)) ||
+        (rc = reg_write(h, NVME_REG_CC, h->cc)))
         return err_set(err, rc, "%s: cannot write registers: %s", h->o.path, strerror(-rc));
     return wait_ready(h, true, err);
 }
@@ -238,7 +242,8 @@ static void admin_completed(void *arg, const struct nvme_completion *c)
 }
 
 /* data: what PRP1 (and PRP2) point to. */
-static int admin_run(struct nvme_host *h, struct nvme_sqe *sqe, uint64_t iova, uint32_t len, struct nvme_cqe *ret)
+static int admin_run(struct nvme_host *h, struct nvme_sqe *sqe, uint64_t iova, uint32_t len,
+                     struct nvme_cqe *ret)
 {
     static struct admin_wait abandoned; /* a late completion of a command we gave up lands here */
     struct admin_wait w = {0};
@@ -266,7 +271,8 @@ static int admin_run(struct nvme_host *h, struct nvme_sqe *sqe, uint64_t iova, u
     return rc;
 }
 
-int nvme_host_admin(struct nvme_host *h, struct nvme_sqe *sqe, void *data, uint32_t len, struct nvme_cqe *ret)
+int nvme_host_admin(struct nvme_host *h, struct nvme_sqe *sqe, void *data, uint32_t len,
+                    struct nvme_cqe *ret)
 {
     int rc;
 
@@ -280,7 +286,8 @@ int nvme_host_admin(struct nvme_host *h, struct nvme_sqe *sqe, void *data, uint3
     return rc;
 }
 
-static int admin_status(struct nvme_host *h, int rc, const struct nvme_cqe *cqe, const char *what, struct err *err)
+static int admin_status(struct nvme_host *h, int rc, const struct nvme_cqe *cqe, const char *what,
+                        struct err *err)
 {
     if (rc)
         return err_set(err, rc, "%s: %s: %s", h->o.path, what, strerror(-rc));
@@ -291,8 +298,8 @@ static int admin_status(struct nvme_host *h, int rc, const struct nvme_cqe *cqe,
 }
 
 /* 0, or err filled with the command's name and status. */
-static int admin_ok(struct nvme_host *h, struct nvme_sqe *sqe, void *data, uint32_t len, uint32_t *dw0, const char *what,
-                    struct err *err)
+static int admin_ok(struct nvme_host *h, struct nvme_sqe *sqe, void *data, uint32_t len,
+                    uint32_t *dw0, const char *what, struct err *err)
 {
     struct nvme_cqe cqe;
     int rc = nvme_host_admin(h, sqe, data, len, &cqe);
@@ -305,7 +312,8 @@ static int admin_ok(struct nvme_host *h, struct nvme_sqe *sqe, void *data, uint3
 
 static int identify(struct nvme_host *h, uint8_t cns, uint32_t nsid, void *page, struct err *err)
 {
-    struct nvme_sqe sqe = {.opc = NVME_ADMIN_IDENTIFY, .nsid = le32_of(nsid), .cdw10 = le32_of(cns)};
+    struct nvme_sqe sqe = {
+        .opc = NVME_ADMIN_IDENTIFY, .nsid = le32_of(nsid), .cdw10 = le32_of(cns)};
 
     return admin_ok(h, &sqe, page, NVME_IDENTIFY_BYTES, NULL, "Identify", err);
 }
@@ -334,8 +342,10 @@ static int identify_ctrl(struct nvme_host *h, void *page, struct err *err)
     h->info.can_write_zeroes = le16_get(id->oncs) & NVME_ONCS_WRITE_ZEROES;
     h->info.can_deallocate = le16_get(id->oncs) & NVME_ONCS_DSM;
     h->info.volatile_cache = id->vwc & NVME_VWC_PRESENT;
-    if (h->o.doorbells == NVME_DOORBELLS_SHADOW && !(le16_get(id->oacs) & NVME_OACS_DOORBELL_BUFFER))
-        return err_set(err, -ENOTSUP, "%s: the controller has no Doorbell Buffer Config", h->o.path);
+    if (h->o.doorbells == NVME_DOORBELLS_SHADOW &&
+        !(le16_get(id->oacs) & NVME_OACS_DOORBELL_BUFFER))
+        return err_set(err, -ENOTSUP, "%s: the controller has no Doorbell Buffer Config",
+                       h->o.path);
     return 0;
 }
 
@@ -511,7 +521,8 @@ void nvme_host_close(struct nvme_host *h)
         return;
     if (h->vc && h->cc && vfio_client_alive(h->vc)) {
         reg_write(h, NVME_REG_CC, 0);
-        wait_ready(h, false, NULL); /* the memory goes away: not before the device has let go of it */
+        wait_ready(h, false,
+                   NULL); /* the memory goes away: not before the device has let go of it */
     }
     vfio_client_close(h->vc);
     for (unsigned i = 0; i < h->nvectors; i++)
@@ -539,7 +550,8 @@ bool nvme_host_alive(struct nvme_host *h)
 
 /* ---- I/O ---- */
 
-bool nvme_host_submit(struct nvme_host *h, unsigned queue, struct nvme_sqe *sqe, uint64_t iova, uint32_t len, void *tag)
+bool nvme_host_submit(struct nvme_host *h, unsigned queue, struct nvme_sqe *sqe, uint64_t iova,
+                      uint32_t len, void *tag)
 {
     return nvme_queue_submit(&h->io[queue], sqe, iova, len, tag);
 }
@@ -567,7 +579,8 @@ struct nvme_sqe nvme_host_rw(const struct nvme_host *h, uint8_t opc, uint64_t lb
 
 static void drain_vectors(struct nvme_host *h)
 {
-    for (unsigned i = h->nvectors > 1; i < h->nvectors; i++) { /* vector 0 is the admin queue's, if there is another */
+    for (unsigned i = h->nvectors > 1; i < h->nvectors;
+         i++) { /* vector 0 is the admin queue's, if there is another */
         uint64_t n;
 
         if (read(h->vector_fd[i], &n, sizeof(n)) == sizeof(n))
@@ -577,7 +590,8 @@ static void drain_vectors(struct nvme_host *h)
 
 void nvme_host_wait(struct nvme_host *h, uint32_t timeout_us)
 {
-    struct timespec ts = {.tv_sec = timeout_us / 1000000, .tv_nsec = (long)(timeout_us % 1000000) * 1000};
+    struct timespec ts = {.tv_sec = timeout_us / 1000000,
+                          .tv_nsec = (long)(timeout_us % 1000000) * 1000};
     struct pollfd p[MAX_VECTORS + 1];
     unsigned n = 0;
 
@@ -591,6 +605,7 @@ void nvme_host_wait(struct nvme_host *h, uint32_t timeout_us)
 struct nvme_host_stats nvme_host_get_stats(struct nvme_host *h)
 {
     drain_vectors(h);
-    return (struct nvme_host_stats){
-        .kicks = h->bell.kicks, .interrupts = h->interrupts, .messages = vfio_client_messages(h->vc)};
+    return (struct nvme_host_stats){.kicks = h->bell.kicks,
+                                    .interrupts = h->interrupts,
+                                    .messages = vfio_client_messages(h->vc)};
 }

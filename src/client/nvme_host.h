@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * client/nvme_host.h - a small NVMe driver in user space, over vfio-user: for tools and tests.
- * All memory the device sees is one memfd, mapped at one I/O virtual address. Admin commands wait for their completion;
- * I/O queues are filled, rung and polled by the caller. The device is not trusted: a completion for a command that is not
- * outstanding is handed up as such. Thread: one per host. */
+ * All memory the device sees is one memfd, mapped at one I/O virtual address. Admin commands wait
+ * for their completion; I/O queues are filled, rung and polled by the caller. The device is not
+ * trusted: a completion for a command that is not outstanding is handed up as such. Thread: one per
+ * host. */
 #ifndef CLIENT_NVME_HOST_H
 #define CLIENT_NVME_HOST_H
 
@@ -18,11 +19,11 @@ enum nvme_doorbells { NVME_DOORBELLS_TRAPPED, NVME_DOORBELLS_SHADOW, NVME_DOORBE
 struct nvme_host_opts {
     const char *path; /* the function's cntrl socket */
     enum nvme_doorbells doorbells;
-    unsigned queues;      /* I/O queue pairs wanted: 1.. */
-    unsigned depth;       /* commands in flight per queue */
-    uint32_t nsid;        /* 0: the first active one */
-    uint64_t data_bytes;  /* memory for nvme_host_alloc() */
-    uint32_t timeout_ms;  /* of admin commands and messages; 0: 10 s */
+    unsigned queues;     /* I/O queue pairs wanted: 1.. */
+    unsigned depth;      /* commands in flight per queue */
+    uint32_t nsid;       /* 0: the first active one */
+    uint64_t data_bytes; /* memory for nvme_host_alloc() */
+    uint32_t timeout_ms; /* of admin commands and messages; 0: 10 s */
 };
 
 struct nvme_host_info {
@@ -35,17 +36,20 @@ struct nvme_host_info {
 
 struct nvme_host;
 struct nvme_host *nvme_host_open(const struct nvme_host_opts *opts, struct err *err);
-void nvme_host_close(struct nvme_host *h); /* shuts the controller down if the socket still answers; accepts NULL */
+void nvme_host_close(
+    struct nvme_host *h); /* shuts the controller down if the socket still answers; accepts NULL */
 struct nvme_host_info nvme_host_get_info(const struct nvme_host *h);
 
 /* Page-aligned memory the device can reach, never given back. NULL: data_bytes are used up. */
 void *nvme_host_alloc(struct nvme_host *h, uint64_t bytes, uint64_t *ret_iova);
 
-/* Waits for the completion: 0 and *ret, or -errno (-ETIMEDOUT). data is copied in and out (at most 4096 bytes): to the device
- * or from it, by the opcode. */
-int nvme_host_admin(struct nvme_host *h, struct nvme_sqe *sqe, void *data, uint32_t len, struct nvme_cqe *ret);
+/* Waits for the completion: 0 and *ret, or -errno (-ETIMEDOUT). data is copied in and out (at most
+ * 4096 bytes): to the device or from it, by the opcode. */
+int nvme_host_admin(struct nvme_host *h, struct nvme_sqe *sqe, void *data, uint32_t len,
+                    struct nvme_cqe *ret);
 
-/* Controller reset (CC.EN 1 -> 0 -> 1) and the same queues again. What was outstanding is forgotten. */
+/* Controller reset (CC.EN 1 -> 0 -> 1) and the same queues again. What was outstanding is
+ * forgotten. */
 int nvme_host_reset(struct nvme_host *h, struct err *err);
 /* False once the socket is closed by the other side. */
 bool nvme_host_alive(struct nvme_host *h);
@@ -61,15 +65,17 @@ struct nvme_completion {
 };
 typedef void (*nvme_completed_fn)(void *arg, const struct nvme_completion *c);
 
-/* Puts a command into the queue; cid is set here. slot-sized PRP lists are the queue's: data is [iova, +len).
- * False: depth commands are outstanding. tag must not be NULL. */
-bool nvme_host_submit(struct nvme_host *h, unsigned queue, struct nvme_sqe *sqe, uint64_t iova, uint32_t len, void *tag);
+/* Puts a command into the queue; cid is set here. slot-sized PRP lists are the queue's: data is
+ * [iova, +len). False: depth commands are outstanding. tag must not be NULL. */
+bool nvme_host_submit(struct nvme_host *h, unsigned queue, struct nvme_sqe *sqe, uint64_t iova,
+                      uint32_t len, void *tag);
 /* Tells the device about all submitted since the last time. */
 void nvme_host_ring(struct nvme_host *h, unsigned queue);
 unsigned nvme_host_poll(struct nvme_host *h, unsigned queue, nvme_completed_fn fn, void *arg);
 
 /* Commands of the I/O command set. nblocks is 1-based. */
-struct nvme_sqe nvme_host_rw(const struct nvme_host *h, uint8_t opc, uint64_t lba, uint32_t nblocks);
+struct nvme_sqe nvme_host_rw(const struct nvme_host *h, uint8_t opc, uint64_t lba,
+                             uint32_t nblocks);
 
 struct nvme_host_stats {
     uint64_t kicks;      /* doorbell messages sent */

@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-int nvme_queue_init(struct nvme_queue *q, struct nvme_host *h, struct nvme_bell *bell, unsigned qid, unsigned depth)
+int nvme_queue_init(struct nvme_queue *q, struct nvme_host *h, struct nvme_bell *bell, unsigned qid,
+                    unsigned depth)
 {
     *q = (struct nvme_queue){.bell = bell, .qid = qid, .depth = depth, .entries = depth + 1};
     q->sq = nvme_host_alloc(h, (uint64_t)q->entries * sizeof(struct nvme_sqe), &q->sq_iova);
@@ -53,7 +54,8 @@ static uint16_t cid_of(const struct nvme_queue *q, unsigned slot)
 }
 
 /* PRP1, PRP2 or a list in the slot's page (Base 2.0, 4.1.1). */
-static void set_prps(struct nvme_queue *q, unsigned slot, struct nvme_sqe *sqe, uint64_t iova, uint32_t len)
+static void set_prps(struct nvme_queue *q, unsigned slot, struct nvme_sqe *sqe, uint64_t iova,
+                     uint32_t len)
 {
     uint32_t first = NVME_PAGE - (uint32_t)(iova % NVME_PAGE);
     le64 *list = q->prp + (size_t)slot * (NVME_PAGE / sizeof(le64));
@@ -75,7 +77,8 @@ static void set_prps(struct nvme_queue *q, unsigned slot, struct nvme_sqe *sqe, 
     }
 }
 
-bool nvme_queue_submit(struct nvme_queue *q, struct nvme_sqe *sqe, uint64_t iova, uint32_t len, void *tag)
+bool nvme_queue_submit(struct nvme_queue *q, struct nvme_sqe *sqe, uint64_t iova, uint32_t len,
+                       void *tag)
 {
     unsigned slot;
 
@@ -102,7 +105,8 @@ static int bell_post(struct nvme_bell *bell, unsigned index, uint32_t value)
     return vfio_client_post(bell->vc, VFIO_PCI_BAR0, NVME_REG_DOORBELLS + index * 4, &v, sizeof(v));
 }
 
-/* Base 2.0, Doorbell Buffer Config: the value goes to memory; a message only when the move passes EventIdx. */
+/* Base 2.0, Doorbell Buffer Config: the value goes to memory; a message only when the move passes
+ * EventIdx. */
 static int bell_shadow(struct nvme_bell *bell, unsigned index, uint32_t old, uint32_t value)
 {
     uint32_t event;
@@ -153,7 +157,8 @@ static bool sqhd_good(const struct nvme_queue *q, uint32_t head)
     return head < q->entries && (head + q->entries - q->sq_head) % q->entries <= window;
 }
 
-static void complete(struct nvme_queue *q, const struct nvme_cqe *cqe, nvme_completed_fn fn, void *arg)
+static void complete(struct nvme_queue *q, const struct nvme_cqe *cqe, nvme_completed_fn fn,
+                     void *arg)
 {
     struct nvme_completion c = {.cqe = *cqe, .status = le16_get(cqe->sf) >> 1};
     unsigned cid = le16_get(cqe->cid), slot = cid & ((1 << NVME_CID_SLOT_BITS) - 1);

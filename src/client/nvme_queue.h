@@ -9,11 +9,12 @@
 
 #include <stdatomic.h>
 
-/* Where doorbells go; one for all queues of a host. Pointers are NULL where the mode does not use them. */
+/* Where doorbells go; one for all queues of a host. Pointers are NULL where the mode does not use
+ * them. */
 struct nvme_bell {
     struct vfio_client *vc;
-    _Atomic uint32_t *mapped;            /* the doorbell page */
-    _Atomic uint32_t *shadow, *event;    /* Doorbell Buffer Config pages */
+    _Atomic uint32_t *mapped;         /* the doorbell page */
+    _Atomic uint32_t *shadow, *event; /* Doorbell Buffer Config pages */
     uint64_t kicks;
 };
 
@@ -41,13 +42,16 @@ struct nvme_queue {
 
 enum { NVME_PAGE = 4096, NVME_CID_SLOT_BITS = 10 };
 
-/* The memory is the caller's (nvme_host_alloc): SQ, CQ, and depth pages for PRP lists. 0 or -ENOMEM. */
-int nvme_queue_init(struct nvme_queue *q, struct nvme_host *h, struct nvme_bell *bell, unsigned qid, unsigned depth);
+/* The memory is the caller's (nvme_host_alloc): SQ, CQ, and depth pages for PRP lists. 0 or
+ * -ENOMEM. */
+int nvme_queue_init(struct nvme_queue *q, struct nvme_host *h, struct nvme_bell *bell, unsigned qid,
+                    unsigned depth);
 void nvme_queue_free(struct nvme_queue *q);
 /* As after creation: empty, first phase. */
 void nvme_queue_clear(struct nvme_queue *q);
 
-bool nvme_queue_submit(struct nvme_queue *q, struct nvme_sqe *sqe, uint64_t iova, uint32_t len, void *tag);
+bool nvme_queue_submit(struct nvme_queue *q, struct nvme_sqe *sqe, uint64_t iova, uint32_t len,
+                       void *tag);
 int nvme_queue_ring(struct nvme_queue *q);
 unsigned nvme_queue_poll(struct nvme_queue *q, nvme_completed_fn fn, void *arg);
 

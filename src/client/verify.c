@@ -41,12 +41,12 @@ struct verify {
 const char *verify_kind_name(enum verify_kind kind)
 {
     static const char *const names[VERIFY_KINDS] = {
-        [VERIFY_LOST] = "lost",           [VERIFY_STALE] = "stale",
-        [VERIFY_TORN] = "torn",           [VERIFY_MISPLACED] = "misplaced",
-        [VERIFY_CORRUPT] = "corrupt",     [VERIFY_FOREIGN] = "foreign",
-        [VERIFY_UNFILLED] = "unfilled",   [VERIFY_LATE_DMA] = "late_dma",
-        [VERIFY_STATUS] = "status",       [VERIFY_DUPLICATE] = "duplicate",
-        [VERIFY_MISSING] = "missing",     [VERIFY_SQHD] = "sqhd",
+        [VERIFY_LOST] = "lost",         [VERIFY_STALE] = "stale",
+        [VERIFY_TORN] = "torn",         [VERIFY_MISPLACED] = "misplaced",
+        [VERIFY_CORRUPT] = "corrupt",   [VERIFY_FOREIGN] = "foreign",
+        [VERIFY_UNFILLED] = "unfilled", [VERIFY_LATE_DMA] = "late_dma",
+        [VERIFY_STATUS] = "status",     [VERIFY_DUPLICATE] = "duplicate",
+        [VERIFY_MISSING] = "missing",   [VERIFY_SQHD] = "sqhd",
     };
 
     return (unsigned)kind < VERIFY_KINDS ? names[kind] : "unknown";
@@ -116,7 +116,8 @@ static uint32_t sector_crc(const struct sector *s)
     return ~crc;
 }
 
-static void sector_fill(struct sector *s, uint64_t seed, uint64_t lba, uint64_t generation, uint32_t index)
+static void sector_fill(struct sector *s, uint64_t seed, uint64_t lba, uint64_t generation,
+                        uint32_t index)
 {
     uint64_t x = mix(seed ^ mix(lba) ^ mix(generation << 8 | index));
 
@@ -194,8 +195,8 @@ static void end_write(struct verify *v, struct verify_io *io, bool ok)
         struct block *b = block_of(v, io->lba + i);
 
         b->writing = false;
-        /* After a failed write, and after a deallocate (which may leave what was there), old contents are
-         * still good: the floor stays where it is. */
+        /* After a failed write, and after a deallocate (which may leave what was there), old
+         * contents are still good: the floor stays where it is. */
         if (!ok || io->op == VERIFY_DEALLOCATE)
             continue;
         b->committed = b->newest;
@@ -230,8 +231,9 @@ static bool sector_check(struct verify *v, uint64_t lba, uint32_t index, const s
         return false;
     }
     if (le32_get(s->crc) != sector_crc(s)) {
-        verify_report(v, VERIFY_CORRUPT, lba, "sector %u: CRC does not match (generation field %llu)",
-                      index, (unsigned long long)le64_get(s->generation));
+        verify_report(v, VERIFY_CORRUPT, lba,
+                      "sector %u: CRC does not match (generation field %llu)", index,
+                      (unsigned long long)le64_get(s->generation));
         return false;
     }
     if (le64_get(s->seed) != v->o.seed) {
@@ -240,8 +242,9 @@ static bool sector_check(struct verify *v, uint64_t lba, uint32_t index, const s
         return false;
     }
     if (le64_get(s->lba) != lba || le32_get(s->index) != index) {
-        verify_report(v, VERIFY_MISPLACED, lba, "sector %u belongs to LBA %llu sector %u, generation %llu",
-                      index, (unsigned long long)le64_get(s->lba), le32_get(s->index),
+        verify_report(v, VERIFY_MISPLACED, lba,
+                      "sector %u belongs to LBA %llu sector %u, generation %llu", index,
+                      (unsigned long long)le64_get(s->lba), le32_get(s->index),
                       (unsigned long long)le64_get(s->generation));
         return false;
     }
@@ -287,7 +290,8 @@ static void check_block(struct verify *v, uint64_t lba, uint64_t floor, const st
     bool same = true;
 
     v->checked++;
-    if (floor == UINT64_MAX) { /* nothing was written when the read began: only "unfilled" can be told */
+    if (floor ==
+        UINT64_MAX) { /* nothing was written when the read began: only "unfilled" can be told */
         if (le64_get(s->magic) == UNFILLED_MAGIC)
             sector_check(v, lba, 0, s, &f);
         return;
@@ -302,7 +306,8 @@ static void check_block(struct verify *v, uint64_t lba, uint64_t floor, const st
         same = false;
         if (!v->o.allow_torn || b->newest == floor) {
             verify_report(v, VERIFY_TORN, lba, "sector 0 has generation %llu, sector %u has %llu",
-                          (unsigned long long)first.generation, i, (unsigned long long)f.generation);
+                          (unsigned long long)first.generation, i,
+                          (unsigned long long)f.generation);
             return;
         }
         if (!window_check(v, lba, floor, &f))

@@ -1,21 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * client/verify.h - says whether a disk keeps what was written to it, while reads and writes overlap and the disk's
- * software dies and comes back.
+ * client/verify.h - says whether a disk keeps what was written to it, while reads and writes
+ * overlap and the disk's software dies and comes back.
  *
- * Every 512 bytes of a written block carry the run's seed, the block's LBA, a generation and a CRC. Generations of a block
- * grow by one with every write; writes to one block never overlap (verify_can_write()), reads overlap anything. So the
- * generations a read may return are an interval: from the one committed when the read was submitted to the newest one
- * submitted when it completed. Everything else has a name:
- *   lost       an older generation, and nobody has ever seen the committed one
- *   stale      an older generation although a newer one was seen before: a late write came after it
- *   torn       sectors of one block from different generations
- *   misplaced  a good block that belongs to another LBA
- *   corrupt    a CRC that does not match, or a generation nobody has written
- *   foreign    no block of this run
- *   unfilled   the read succeeded but did not fill the buffer
- *   late_dma   the buffer changed after its command had completed
- * Thread: one. */
+ * Every 512 bytes of a written block carry the run's seed, the block's LBA, a generation and a CRC.
+ * Generations of a block grow by one with every write; writes to one block never overlap
+ * (verify_can_write()), reads overlap anything. So the generations a read may return are an
+ * interval: from the one committed when the read was submitted to the newest one submitted when it
+ * completed. Everything else has a name: lost       an older generation, and nobody has ever seen
+ * the committed one stale      an older generation although a newer one was seen before: a late
+ * write came after it torn       sectors of one block from different generations misplaced  a good
+ * block that belongs to another LBA corrupt    a CRC that does not match, or a generation nobody
+ * has written foreign    no block of this run unfilled   the read succeeded but did not fill the
+ * buffer late_dma   the buffer changed after its command had completed Thread: one. */
 #ifndef CLIENT_VERIFY_H
 #define CLIENT_VERIFY_H
 
@@ -63,7 +60,8 @@ void verify_destroy(struct verify *v);
 
 enum verify_op { VERIFY_READ, VERIFY_WRITE, VERIFY_ZEROES, VERIFY_DEALLOCATE };
 
-/* One command between begin and end. floor has room for max blocks per command; the caller owns all of it. */
+/* One command between begin and end. floor has room for max blocks per command; the caller owns all
+ * of it. */
 struct verify_io {
     enum verify_op op;
     uint64_t lba;
@@ -77,12 +75,14 @@ struct verify_io {
 /* True when no write is in flight in the range. */
 bool verify_can_write(const struct verify *v, uint64_t lba, uint32_t nblocks);
 
-/* Before submission: fills buf for a write, marks it for a read. io->op, lba, nblocks, buf, floor are set by the caller. */
+/* Before submission: fills buf for a write, marks it for a read. io->op, lba, nblocks, buf, floor
+ * are set by the caller. */
 void verify_begin(struct verify *v, struct verify_io *io);
-/* After completion: checks a read; ok says whether the command succeeded (if not, both old and new contents are
- * acceptable from now on). Remembers a sum of the buffer for verify_untouched(). */
+/* After completion: checks a read; ok says whether the command succeeded (if not, both old and new
+ * contents are acceptable from now on). Remembers a sum of the buffer for verify_untouched(). */
 void verify_end(struct verify *v, struct verify_io *io, bool ok);
-/* Before the buffer is used again, or at the end: nobody may have written to it since verify_end(). */
+/* Before the buffer is used again, or at the end: nobody may have written to it since verify_end().
+ */
 void verify_untouched(struct verify *v, struct verify_io *io);
 
 /* Reports an error found by the caller. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The verify engine against disks that misbehave in one way each: every one must be named, a good one never. */
+ * The verify engine against disks that misbehave in one way each: every one must be named, a good
+ * one never. */
 #include "client/verify.h"
 
 #include <setjmp.h>
@@ -30,8 +31,12 @@ static void report(void *arg, const struct verify_error *e)
 static int setup(void **state)
 {
     struct disk *d = calloc(1, sizeof(*d));
-    struct verify_opts o = {
-        .seed = 7, .first_lba = FIRST, .nblocks = NBLOCKS, .block_bytes = BLOCK, .report = report, .arg = d};
+    struct verify_opts o = {.seed = 7,
+                            .first_lba = FIRST,
+                            .nblocks = NBLOCKS,
+                            .block_bytes = BLOCK,
+                            .report = report,
+                            .arg = d};
 
     d->v = verify_create(&o, NULL);
     *state = d;
@@ -244,10 +249,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(good_disk_is_never_blamed, setup, teardown),
         cmocka_unit_test_setup_teardown(lost_write_is_named, setup, teardown),
-        cmocka_unit_test_setup_teardown(lost_write_of_a_block_zeroed_before_is_named, setup, teardown),
+        cmocka_unit_test_setup_teardown(lost_write_of_a_block_zeroed_before_is_named, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(late_old_write_is_stale, setup, teardown),
         cmocka_unit_test_setup_teardown(torn_block_is_named, setup, teardown),
-        cmocka_unit_test_setup_teardown(misplaced_corrupt_foreign_and_unfilled_are_named, setup, teardown),
+        cmocka_unit_test_setup_teardown(misplaced_corrupt_foreign_and_unfilled_are_named, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(block_from_the_future_is_corrupt, setup, teardown),
         cmocka_unit_test_setup_teardown(late_write_into_the_buffer_is_named, setup, teardown),
         cmocka_unit_test_setup_teardown(failed_write_leaves_both_acceptable, setup, teardown),

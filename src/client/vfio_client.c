@@ -143,11 +143,13 @@ static void close_all(int *fds, unsigned n)
         close(fds[i]);
 }
 
-static int recv_bytes(struct vfio_client *vc, void *buf, size_t len, struct call *c, uint64_t deadline)
+static int recv_bytes(struct vfio_client *vc, void *buf, size_t len, struct call *c,
+                      uint64_t deadline)
 {
     while (len) {
         unsigned got_fds = 0;
-        ssize_t n = fd_recv(vc->sock, buf, len, c->fds_in + c->nfds_in, MAX_FDS - c->nfds_in, &got_fds);
+        ssize_t n =
+            fd_recv(vc->sock, buf, len, c->fds_in + c->nfds_in, MAX_FDS - c->nfds_in, &got_fds);
 
         if (n == -EINTR)
             continue;
@@ -221,8 +223,9 @@ static int call_fixed(struct vfio_client *vc, struct call *c, uint32_t expect)
 
 static int negotiate(struct vfio_client *vc, const struct vfio_client_opts *o, struct err *err)
 {
-    static const char json[] = "{\"capabilities\":{\"max_msg_fds\":16,\"max_data_xfer_size\":1048576,"
-                               "\"pgsizes\":4096,\"max_dma_maps\":65535}}";
+    static const char json[] =
+        "{\"capabilities\":{\"max_msg_fds\":16,\"max_data_xfer_size\":1048576,"
+        "\"pgsizes\":4096,\"max_dma_maps\":65535}}";
     struct vfio_user_version v = {.major = 0, .minor = o->minor};
     char reply[4096];
     struct call c = {
@@ -240,7 +243,8 @@ static int negotiate(struct vfio_client *vc, const struct vfio_client_opts *o, s
         return err_set(err, rc, "%s: version negotiation failed: %s", o->path, strerror(-rc));
     memcpy(&v, reply, sizeof(v));
     if (v.major != 0 || v.minor > o->minor)
-        return err_set(err, -EPROTO, "%s: the server speaks version %u.%u", o->path, v.major, v.minor);
+        return err_set(err, -EPROTO, "%s: the server speaks version %u.%u", o->path, v.major,
+                       v.minor);
     if (c.reply_len == sizeof(v) || reply[c.reply_len - 1] != '\0')
         return err_set(err, -EPROTO, "%s: the server's version carries no JSON text", o->path);
     return 0;
@@ -379,7 +383,8 @@ int vfio_client_irq_count(struct vfio_client *vc, uint32_t index, uint32_t *ret)
     return rc;
 }
 
-int vfio_client_dma_map(struct vfio_client *vc, uint64_t iova, uint64_t size, int fd, uint64_t fd_offset, uint32_t prot)
+int vfio_client_dma_map(struct vfio_client *vc, uint64_t iova, uint64_t size, int fd,
+                        uint64_t fd_offset, uint32_t prot)
 {
     struct vfio_user_dma_map map = {
         .argsz = sizeof(map), .flags = prot, .offset = fd_offset, .iova = iova, .size = size};
@@ -408,7 +413,8 @@ int vfio_client_dma_unmap(struct vfio_client *vc, uint64_t iova, uint64_t size)
     return call_fixed(vc, &c, sizeof(reply));
 }
 
-static int set_irqs(struct vfio_client *vc, uint32_t flags, uint32_t index, uint32_t start, uint32_t count, const int *fds)
+static int set_irqs(struct vfio_client *vc, uint32_t flags, uint32_t index, uint32_t start,
+                    uint32_t count, const int *fds)
 {
     struct vfio_user_irq_set set = {
         .argsz = sizeof(set), .flags = flags, .index = index, .start = start, .count = count};
@@ -423,11 +429,13 @@ static int set_irqs(struct vfio_client *vc, uint32_t flags, uint32_t index, uint
     return call_fixed(vc, &c, 0);
 }
 
-int vfio_client_set_irqs(struct vfio_client *vc, uint32_t index, uint32_t start, uint32_t count, const int *fds)
+int vfio_client_set_irqs(struct vfio_client *vc, uint32_t index, uint32_t start, uint32_t count,
+                         const int *fds)
 {
     while (count) {
         uint32_t n = MIN(count, (uint32_t)MAX_FDS);
-        int rc = set_irqs(vc, VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER, index, start, n, fds);
+        int rc = set_irqs(vc, VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER, index, start,
+                          n, fds);
 
         if (rc)
             return rc;
@@ -452,7 +460,8 @@ int vfio_client_reset(struct vfio_client *vc)
 
 /* ---- regions ---- */
 
-int vfio_client_read(struct vfio_client *vc, uint32_t region, uint64_t offset, void *buf, uint32_t len)
+int vfio_client_read(struct vfio_client *vc, uint32_t region, uint64_t offset, void *buf,
+                     uint32_t len)
 {
     struct vfio_user_region_access a = {.offset = offset, .region = region, .count = len};
     char reply[sizeof(a) + 4096];
@@ -473,7 +482,8 @@ int vfio_client_read(struct vfio_client *vc, uint32_t region, uint64_t offset, v
     return rc;
 }
 
-int vfio_client_write(struct vfio_client *vc, uint32_t region, uint64_t offset, const void *buf, uint32_t len)
+int vfio_client_write(struct vfio_client *vc, uint32_t region, uint64_t offset, const void *buf,
+                      uint32_t len)
 {
     struct vfio_user_region_access a = {.offset = offset, .region = region, .count = len}, reply;
     struct call c = {
@@ -489,7 +499,8 @@ int vfio_client_write(struct vfio_client *vc, uint32_t region, uint64_t offset, 
     return call_fixed(vc, &c, sizeof(reply));
 }
 
-int vfio_client_post(struct vfio_client *vc, uint32_t region, uint64_t offset, const void *buf, uint32_t len)
+int vfio_client_post(struct vfio_client *vc, uint32_t region, uint64_t offset, const void *buf,
+                     uint32_t len)
 {
     struct vfio_user_region_access a = {.offset = offset, .region = region, .count = len};
     struct call c = {

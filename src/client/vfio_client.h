@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * client/vfio_client.h - the host's end of a vfio-user socket: what a VMM does, for tools and tests.
- * Calls wait for their reply, at most timeout_ms. Errors: a negative errno, the server's own or that of the socket
- * (-ECONNRESET: the server closed; -ETIMEDOUT: it did not answer; -EBADMSG: it answered nonsense; the last three end the
- * connection). Thread: one per connection. */
+ * client/vfio_client.h - the host's end of a vfio-user socket: what a VMM does, for tools and
+ * tests. Calls wait for their reply, at most timeout_ms. Errors: a negative errno, the server's own
+ * or that of the socket
+ * (-ECONNRESET: the server closed; -ETIMEDOUT: it did not answer; -EBADMSG: it answered nonsense;
+ * the last three end the connection). Thread: one per connection. */
 #ifndef CLIENT_VFIO_CLIENT_H
 #define CLIENT_VFIO_CLIENT_H
 
@@ -36,17 +37,22 @@ int vfio_client_region(struct vfio_client *vc, uint32_t index, struct vfio_clien
 int vfio_client_irq_count(struct vfio_client *vc, uint32_t index, uint32_t *ret);
 
 /* prot: VFIO_USER_DMA_F_*. fd -1: a range without memory. */
-int vfio_client_dma_map(struct vfio_client *vc, uint64_t iova, uint64_t size, int fd, uint64_t fd_offset, uint32_t prot);
+int vfio_client_dma_map(struct vfio_client *vc, uint64_t iova, uint64_t size, int fd,
+                        uint64_t fd_offset, uint32_t prot);
 int vfio_client_dma_unmap(struct vfio_client *vc, uint64_t iova, uint64_t size);
 
 /* Gives vectors start.. their eventfds; fds NULL takes them away. */
-int vfio_client_set_irqs(struct vfio_client *vc, uint32_t index, uint32_t start, uint32_t count, const int *fds);
+int vfio_client_set_irqs(struct vfio_client *vc, uint32_t index, uint32_t start, uint32_t count,
+                         const int *fds);
 int vfio_client_disable_irqs(struct vfio_client *vc, uint32_t index);
 
-int vfio_client_read(struct vfio_client *vc, uint32_t region, uint64_t offset, void *buf, uint32_t len);
-int vfio_client_write(struct vfio_client *vc, uint32_t region, uint64_t offset, const void *buf, uint32_t len);
+int vfio_client_read(struct vfio_client *vc, uint32_t region, uint64_t offset, void *buf,
+                     uint32_t len);
+int vfio_client_write(struct vfio_client *vc, uint32_t region, uint64_t offset, const void *buf,
+                      uint32_t len);
 /* Without a reply. */
-int vfio_client_post(struct vfio_client *vc, uint32_t region, uint64_t offset, const void *buf, uint32_t len);
+int vfio_client_post(struct vfio_client *vc, uint32_t region, uint64_t offset, const void *buf,
+                     uint32_t len);
 int vfio_client_reset(struct vfio_client *vc);
 
 /* Little-endian register access in the shapes a driver uses. */

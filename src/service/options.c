@@ -16,7 +16,6 @@ enum {
     OPT_TOPOLOGY,
     OPT_EMU,
     OPT_NO_EMU,
-    OPT_CONFIG,
     OPT_SUPERVISE,
     OPT_POLL_WINDOW,
     OPT_IGNORED,
@@ -31,7 +30,6 @@ static const struct option longs[] = {
     {"topology", required_argument, NULL, OPT_TOPOLOGY},
     {"emu", required_argument, NULL, OPT_EMU},
     {"no-emu", no_argument, NULL, OPT_NO_EMU},
-    {"config", required_argument, NULL, OPT_CONFIG},
     {"supervise", no_argument, NULL, OPT_SUPERVISE},
     {"poll-window-us", required_argument, NULL, OPT_POLL_WINDOW},
     {"log-level", required_argument, NULL, 'L'},
@@ -141,9 +139,6 @@ int options_parse(struct options *opts, int argc, char **argv)
             break;
         case OPT_NO_EMU:
             opts->no_emu = true;
-            break;
-        case OPT_CONFIG:
-            opts->config = optarg;
             break;
         case OPT_SUPERVISE:
             opts->supervise = true;

@@ -12,7 +12,6 @@ struct options {
     const char *run_dir, *state_dir;
     const char *topology; /* for a snap_emu that must be started; NULL: its defaults */
     const char *emu_path; /* program to start; NULL: beside this one, then PATH */
-    const char *config;   /* commands run at start instead of the journal, after an orderly stop */
     uint64_t core_mask;   /* -m; 0: one reactor that is not pinned */
     uint32_t poll_window_us;
     bool supervise, no_emu;

@@ -10,6 +10,7 @@ import argparse
 import fcntl
 import hashlib
 import os
+import platform
 import shutil
 import struct
 import sys
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import initramfs
+import stubs
 from apt import Apt, AptError, run, unpack
 
 HERE = Path(__file__).resolve().parent
@@ -28,10 +30,13 @@ ROOT_PACKAGES = """
 """.split()
 # Name in tests -> the suite whose default kernel it is.
 KERNELS = {"6.1": "bookworm", "6.12": "trixie", "backports": "trixie-backports"}
+UNUSED_MODULES = ("sound", "drivers/gpu", "drivers/media", "drivers/net/wireless", "drivers/iio",
+                  "drivers/staging", "drivers/usb", "drivers/input", "drivers/hwmon")
+# Recipes: a component is rebuilt when one of these files or its inputs change.
 SOURCES = {
     "root": ("apt.py",),
     "kernel": ("apt.py",),
-    "base": ("initramfs.py", "image/init", "image/agent"),
+    "initramfs": ("initramfs.py", "stubs.py", "image/init", "image/agent"),
 }
 
 
@@ -123,6 +128,9 @@ def _apt(suite: str) -> Apt:
 def root() -> Path:
     """A trixie file tree with a QEMU that has vfio-user-pci, and the guests' programs."""
 
+    if platform.machine() != "x86_64":
+        raise CacheError(f"guests are x86-64 and so must the host be, not {platform.machine()}")
+
     def build(scratch: Path) -> None:
         apt = _apt("trixie")
         say("downloading QEMU and the guests' programs (about 80 MB)")
@@ -196,6 +204,8 @@ def _build_kernel(suite: str, scratch: Path) -> None:
     if len(images) != 1:
         raise AptError(f"expected one kernel image in {suite}, found {len(images)}")
     version = next(tree.glob("lib/modules/*")).name
+    for unused in UNUSED_MODULES:
+        shutil.rmtree(tree / "lib/modules" / version / "kernel" / unused, ignore_errors=True)
     _unpack_kernel(images[0], scratch / "vmlinux")
     (scratch / "version").write_text(version)
     run(["depmod", "-b", tree, version])
@@ -205,7 +215,7 @@ def _build_kernel(suite: str, scratch: Path) -> None:
 def _build_initramfs(kernel: Path, scratch: Path) -> None:
     version = (kernel / "version").read_text()
     work = scratch / "work"
-    common = initramfs.base(root(), HERE / "image")
+    common = initramfs.base(root(), HERE / "image", work)
     own = initramfs.modules(kernel / "tree", version, work)
     (scratch / "initramfs").write_bytes(common + own)
     shutil.rmtree(work)
@@ -217,10 +227,10 @@ def kernel(name: str) -> Kernel:
         raise CacheError(f"no kernel '{name}': there are {', '.join(KERNELS)}")
     suite = KERNELS[name]
     root()
-    image = _component(f"kernel-{name}", _recipe("kernel", suite, "1"),
+    image = _component(f"kernel-{name}", _recipe("kernel", suite, *UNUSED_MODULES),
                        lambda scratch: _build_kernel(suite, scratch))
-    parts = (image / "stamp").read_text() + (root() / "stamp").read_text()
-    ram = _component(f"initramfs-{name}", _recipe("base", parts),
+    inputs = [(part / "stamp").read_text() for part in (image, root())]
+    ram = _component(f"initramfs-{name}", _recipe("initramfs", *inputs, str(stubs.possible())),
                      lambda scratch: _build_initramfs(image, scratch))
     return Kernel(image / "vmlinux", ram / "initramfs", (image / "version").read_text())
 

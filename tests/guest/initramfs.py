@@ -7,6 +7,7 @@ import stat
 import subprocess
 from pathlib import Path
 
+import stubs
 from apt import run
 
 LIB = "usr/lib/x86_64-linux-gnu"
@@ -91,26 +92,35 @@ def loader(root: Path) -> list:
     return [str(root / LIB / "ld-linux-x86-64.so.2"), "--library-path", library_path(root)]
 
 
-def libraries(root: Path, program: Path) -> list:
-    """Shared libraries a program of the root needs, as the root's loader finds them."""
-    found = run([*loader(root), "--list", program])
+def libraries(root: Path, program: Path, first: Path) -> list:
+    """Shared libraries a program of the root needs, as its loader finds them, first in first."""
+    loader_file, option, path = loader(root)
+    found = run([loader_file, option, f"{first}:{path}", "--list", program])
     return [Path(p) for p in re.findall(r"=> (/\S+)", found)]
 
 
-def add_programs(cpio: Cpio, root: Path) -> None:
+def add_stubs(cpio: Cpio, root: Path, scratch: Path) -> Path:
+    """Replaces fio's heavy libraries; returns a folder to look in before the root's own."""
+    folder = scratch / "stubs"
+    folder.mkdir(parents=True)
+    for name in stubs.STUBBED if stubs.possible() else ():
+        stubs.make(root / "usr/bin/fio", root / LIB / name, folder / name)
+        cpio.file(f"{LIB}/{name}", (folder / name).read_bytes(), 0o755)
+    return folder
+
+
+def add_programs(cpio: Cpio, root: Path, first: Path) -> None:
     """Programs and their libraries; all libraries land in the loader's default folder."""
-    for link in ("bin", "sbin", "lib", "lib64"):
-        if link != "bin":
-            cpio.link(link, f"usr/{link}")
-    cpio.folder("bin")
+    for link in ("sbin", "lib", "lib64"):
+        cpio.link(link, f"usr/{link}")
     cpio.folder("usr/sbin")
-    cpio.file("bin/busybox", _busybox(root).read_bytes(), 0o755)
+    cpio.file("bin/busybox", (root / "usr/bin/busybox").read_bytes(), 0o755)
     cpio.folder("usr/lib64")
     loader_file = root / LIB / "ld-linux-x86-64.so.2"
     cpio.file("usr/lib64/ld-linux-x86-64.so.2", loader_file.read_bytes(), 0o755)
     for name in PROGRAMS:
         cpio.file(name, (root / name).read_bytes(), 0o755)
-        for lib in libraries(root, root / name):
+        for lib in libraries(root, root / name, first):
             cpio.file(f"{LIB}/{lib.name}", lib.read_bytes(), 0o755)
     for name, target in LINKS.items():
         cpio.link(name, target)
@@ -118,16 +128,11 @@ def add_programs(cpio: Cpio, root: Path) -> None:
         cpio.file(name, (root / name).read_bytes())
 
 
-def _busybox(root: Path) -> Path:
-    found = [root / p for p in ("usr/bin/busybox", "bin/busybox") if (root / p).exists()]
-    return found[0]
-
-
-def base(root: Path, image: Path) -> bytes:
+def base(root: Path, image: Path, scratch: Path) -> bytes:
     """The part that all kernels share: programs, init, the command agent."""
     cpio = Cpio()
     cpio.console()
-    add_programs(cpio, root)
+    add_programs(cpio, root, add_stubs(cpio, root, scratch))
     cpio.file("init", (image / "init").read_bytes(), 0o755)
     cpio.file("agent", (image / "agent").read_bytes())
     cpio.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")

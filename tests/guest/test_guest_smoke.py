@@ -2,10 +2,14 @@
 """The guests themselves work: what every other guest test builds on."""
 
 import json
+import shutil
+import subprocess
+import time
 
 import pytest
 from nvmet import Namespace, ic_exchange
-from vm import HOST_FROM_GUEST, Device, GuestError
+from require import require
+from vm import HOST_FROM_GUEST, Device, GuestError, vhost_user_blk
 
 VERIFY = ("fio --name=verify --filename={} --rw=randwrite --bs=4k --iodepth=8 --ioengine=libaio "
           "--direct=1 --size=16M --verify=crc32c --runtime=2 --output-format=json")
@@ -58,10 +62,29 @@ def test_files_given_to_a_guest_are_there(boot):
     assert vm.check("/opt/hello world") == "hello world\n"
 
 
-def test_system_qemu_hot_plugs_and_unplugs_a_disk(boot, tmp_path):
-    vm = boot(kernel="6.1", qemu="system", ports=1, args=nvme_disk(tmp_path))
-    ident = vm.plug(Device({"driver": "virtio-blk-pci", "drive": "disk"}))
+@pytest.fixture
+def vhost_disk(tmp_path):
+    """A vhost-user-blk socket served by qemu-storage-daemon."""
+    require(shutil.which("qemu-storage-daemon"), "no qemu-storage-daemon (scripts/deps.sh test)")
+    image, sock = tmp_path / "disk.img", tmp_path / "blk.sock"
+    with open(image, "wb") as file:
+        file.truncate(64 << 20)
+    daemon = subprocess.Popen(
+        ["qemu-storage-daemon", "--blockdev", f"file,node-name=disk,filename={image}", "--export",
+         f"vhost-user-blk,id=disk,node-name=disk,addr.type=unix,addr.path={sock},writable=on"])
+    deadline = time.monotonic() + 10
+    while not sock.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    yield sock
+    daemon.kill()
+    daemon.wait()
+
+
+def test_system_qemu_hot_plugs_and_unplugs_a_vhost_user_disk(boot, vhost_disk):
+    vm = boot(kernel="6.1", qemu="system", ports=1)
+    ident = vm.plug(vhost_user_blk(vhost_disk, num_queues=1))
     vm.wait("test -b /dev/vda")
+    assert fio_errors(vm.check(VERIFY.format("/dev/vda"), timeout=60)) == 0
     vm.unplug(ident)
     vm.wait("! test -b /dev/vda")
 

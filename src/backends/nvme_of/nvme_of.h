@@ -36,7 +36,8 @@ struct nvme_of_namespace {
     uint64_t nblocks;
     struct bdev_uuid uuid; /* of the bdev: the namespace's own or derived */
     uint8_t nguid[16], eui64[8];
-    char bdev[80]; /* name of its bdev; may be empty in "known" */
+    char bdev[80];                            /* name of its bdev; may be empty in "known" */
+    bool no_write_cache, no_unmap, read_only; /* false is the safe assumption */
 };
 
 struct nvme_of_opts {

@@ -1,0 +1,462 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "backends/nvme_of/tcp_inside.h"
+
+#include "base/fd.h"
+#include "nvme_tcp/digest.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    TICK_MS = 250,
+    SLOT_BITS = 7, /* CID: slot, then a turn count, so that a late response of a finished command is
+                      found out */
+};
+
+void tcp_addr_text(const struct sockaddr_storage *addr, char *out, size_t size)
+{
+    char host[INET6_ADDRSTRLEN] = "?";
+
+    if (addr->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const void *)addr;
+
+        inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host));
+        snprintf(out, size, "[%s]:%u", host, ntohs(in6->sin6_port));
+    } else {
+        const struct sockaddr_in *in = (const void *)addr;
+
+        inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host));
+        snprintf(out, size, "%s:%u", host, ntohs(in->sin_port));
+    }
+}
+
+int tcp_init(struct tcp_conn *c, struct reactor *r, unsigned depth, const struct tcp_ops *ops)
+{
+    memset(c, 0, sizeof(*c));
+    c->r = r;
+    c->ops = ops;
+    c->fd = -1;
+    list_init(&c->free);
+    list_init(&c->send);
+    depth = MIN(depth, 1U << SLOT_BITS);
+    c->cmds = calloc(depth, sizeof(*c->cmds));
+    if (!c->cmds)
+        return -ENOMEM;
+    c->depth = depth;
+    for (unsigned i = 0; i < depth; i++) {
+        c->cmds[i].slot = (uint8_t)i;
+        list_append(&c->free, &c->cmds[i].node);
+    }
+    return 0;
+}
+
+void tcp_fini(struct tcp_conn *c)
+{
+    free(c->cmds);
+    c->cmds = NULL;
+    c->depth = 0;
+}
+
+/* ---- slots ---- */
+
+struct tcp_cmd *tcp_cmd_get(struct tcp_conn *c)
+{
+    struct list *node = list_pop(&c->free);
+    struct tcp_cmd *cmd;
+
+    if (!node)
+        return NULL;
+    cmd = list_entry(node, struct tcp_cmd, node);
+    memset(&cmd->sqe, 0, sizeof(cmd->sqe));
+    cmd->iov = NULL;
+    cmd->iovcnt = 0;
+    cmd->bytes = 0;
+    cmd->skip = 0;
+    cmd->to_host = cmd->patient = false;
+    cmd->timeout_ms = 0;
+    cmd->arg = NULL;
+    cmd->arg_blocks = 0;
+    cmd->busy = true;
+    c->busy++;
+    return cmd;
+}
+
+void tcp_cmd_put(struct tcp_conn *c, struct tcp_cmd *cmd)
+{
+    list_remove(&cmd->node);
+    cmd->busy = false;
+    cmd->tx = TX_NOTHING;
+    cmd->turn++;
+    c->busy--;
+    /* Last in, first out: a warm slot. */
+    list_prepend(&c->free, &cmd->node);
+}
+
+struct tcp_cmd *tcp_next_busy(struct tcp_conn *c, struct tcp_cmd *after)
+{
+    for (unsigned i = after ? after->slot + 1U : 0; i < c->depth; i++)
+        if (c->cmds[i].busy)
+            return &c->cmds[i];
+    return NULL;
+}
+
+struct tcp_cmd *tcp_find(struct tcp_conn *c, uint16_t cid)
+{
+    unsigned slot = cid & ((1U << SLOT_BITS) - 1);
+    struct tcp_cmd *cmd;
+
+    if (slot >= c->depth)
+        return NULL;
+    cmd = &c->cmds[slot];
+    return cmd->busy && le16_get(cmd->sqe.cid) == cid ? cmd : NULL;
+}
+
+bool tcp_cmd_withdraw(struct tcp_conn *c, struct tcp_cmd *cmd)
+{
+    if (cmd->started || cmd->tx != TX_CAPSULE)
+        return false;
+    tcp_cmd_put(c, cmd);
+    return true;
+}
+
+void tcp_cmd_drop(struct tcp_cmd *cmd)
+{
+    cmd->drop = true;
+}
+
+/* ---- the end of a connection ---- */
+
+static void hang_up(struct tcp_conn *c)
+{
+    if (c->fd < 0)
+        return;
+    watch_remove(c->r, &c->watch);
+    fd_close(&c->fd);
+    timer_cancel(&c->tick);
+}
+
+static void report_down(struct timer *t)
+{
+    struct tcp_conn *c = container_of(t, struct tcp_conn, down_timer);
+
+    c->ops->down(c, &c->why);
+}
+
+void tcp_fail(struct tcp_conn *c, int code, const char *fmt, ...)
+{
+    va_list ap;
+
+    if (c->state == TCP_CLOSED || c->state == TCP_DOWN)
+        return;
+    c->why.code = code;
+    va_start(ap, fmt);
+    vsnprintf(c->why.msg, sizeof(c->why.msg), fmt, ap);
+    va_end(ap);
+    hang_up(c);
+    c->state = TCP_DOWN;
+    timer_arm(c->r, &c->down_timer, 0, report_down);
+}
+
+void tcp_fault(struct tcp_conn *c, const struct nvme_tcp_fault *fault, const void *header,
+               size_t len)
+{
+    struct tcp_cmd *first =
+        list_empty(&c->send) ? NULL : list_entry(c->send.next, struct tcp_cmd, node);
+    char pdu[NVME_TCP_TERM_MAX];
+
+    /* Not into the middle of another PDU. */
+    if (c->fd >= 0 && c->state >= TCP_IC && (!first || first->tx_header_done == 0)) {
+        size_t n = nvme_tcp_term_req(pdu, true, fault, header, len);
+
+        (void)!send(c->fd, pdu, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+        shutdown(c->fd, SHUT_WR);
+    }
+    tcp_fail(c, -EPROTO, "protocol error: %s (PDU type %02xh, byte %u)", fault->text,
+             len ? *(const uint8_t *)header : 0, fault->fei);
+}
+
+void tcp_close(struct tcp_conn *c)
+{
+    hang_up(c);
+    timer_cancel(&c->down_timer);
+    c->state = TCP_CLOSED;
+    for (struct tcp_cmd *cmd = NULL; (cmd = tcp_next_busy(c, cmd));)
+        tcp_cmd_put(c, cmd);
+}
+
+/* ---- deadlines ---- */
+
+static void tick(struct timer *t)
+{
+    struct tcp_conn *c = container_of(t, struct tcp_conn, tick);
+    uint32_t limit = MAX(c->opts.phase_timeout_ms / TICK_MS, 1U);
+
+    if (c->state != TCP_UP) {
+        if (++c->phase_ticks > limit) {
+            tcp_fail(c, -ETIMEDOUT, "no answer within %u ms (%s)", c->opts.phase_timeout_ms,
+                     c->state == TCP_CONNECTING ? "TCP connect" : "IC exchange");
+            return;
+        }
+        timer_arm(c->r, &c->tick, TICK_MS, tick);
+        return;
+    }
+    if ((c->rx_state != RX_HEADER || c->rx_tail > c->rx_head) && ++c->rx_ticks > limit) {
+        tcp_fail(c, -ETIMEDOUT, "the target stopped in the middle of a PDU");
+        return;
+    }
+    if (!list_empty(&c->send) && ++c->tx_ticks > limit) {
+        tcp_fail(c, -ETIMEDOUT, "the target has not taken any data for %u ms",
+                 c->opts.phase_timeout_ms);
+        return;
+    }
+    for (struct tcp_cmd *cmd = NULL; (cmd = tcp_next_busy(c, cmd));) {
+        if (cmd->patient || ++cmd->age_ticks <= cmd->timeout_ms / TICK_MS)
+            continue;
+        tcp_fail(c, -ETIMEDOUT, "no answer to command %02xh (CID %u) within %u ms", cmd->sqe.opc,
+                 le16_get(cmd->sqe.cid), cmd->timeout_ms);
+        return;
+    }
+    if (c->busy)
+        timer_arm(c->r, &c->tick, TICK_MS, tick);
+}
+
+/* ---- commands ---- */
+
+/* CRC over the next bytes at a cursor. */
+static le32 digest_of(struct cursor at, size_t bytes)
+{
+    uint32_t crc = NVME_TCP_CRC_INIT;
+
+    while (bytes > 0) {
+        struct iovec v;
+        size_t n;
+
+        if (cursor_gather(&at, bytes, &v, 1, &n) == 0)
+            break;
+        crc = nvme_tcp_crc_update(crc, v.iov_base, n);
+        cursor_advance(&at, n);
+        bytes -= n;
+    }
+    return le32_of(nvme_tcp_crc_final(crc));
+}
+
+void tcp_cmd_move(struct tcp_conn *c, struct tcp_cmd *cmd, const struct iovec *iov, int iovcnt,
+                  size_t skip)
+{
+    cmd->iov = iov;
+    cmd->iovcnt = iovcnt;
+    cmd->skip = skip;
+    cmd->rx_cursor = cursor_at(iov, iovcnt, skip + cmd->rx_done);
+    if (cmd->tx == TX_NOTHING)
+        return;
+    cmd->tx_cursor = cursor_at(iov, iovcnt, skip + cmd->tx_off + cmd->tx_done);
+    if (cmd->tx_digest_bytes && cmd->tx_done == 0)
+        cmd->tx_digest = digest_of(cmd->tx_cursor, cmd->tx_bytes);
+    (void)c;
+}
+
+static void line_up(struct tcp_conn *c, struct tcp_cmd *cmd, uint8_t hlen, uint8_t flags)
+{
+    bool ddgst = c->rules.ddgst && cmd->tx_bytes > 0;
+
+    cmd->tx_header_bytes = (uint32_t)nvme_tcp_seal(cmd->header, hlen, flags, cmd->tx_bytes, c->cpda,
+                                                   c->rules.hdgst, ddgst);
+    cmd->tx_header_done = cmd->tx_done = cmd->tx_digest_done = 0;
+    cmd->tx_digest_bytes = ddgst ? sizeof(le32) : 0;
+    cmd->tx_cursor = cursor_at(cmd->iov, cmd->iovcnt, cmd->skip + cmd->tx_off);
+    if (ddgst)
+        cmd->tx_digest = digest_of(cmd->tx_cursor, cmd->tx_bytes);
+    if (list_empty(&c->send))
+        c->tx_ticks = 0;
+    list_append(&c->send, &cmd->node);
+}
+
+void tcp_send_r2t_data(struct tcp_conn *c, struct tcp_cmd *cmd)
+{
+    struct nvme_tcp_data *pdu = (void *)cmd->header;
+
+    cmd->tx = TX_H2C_DATA;
+    cmd->tx_off = cmd->r2t_off;
+    cmd->tx_bytes = MIN(cmd->r2t_bytes, c->maxh2c_bytes);
+    cmd->r2t_off += cmd->tx_bytes;
+    cmd->r2t_bytes -= cmd->tx_bytes;
+    *pdu = (struct nvme_tcp_data){
+        .ch.type = NVME_TCP_H2C_DATA,
+        .cccid = cmd->sqe.cid,
+        .ttag = le16_of(cmd->ttag),
+        .datao = le32_of(cmd->tx_off),
+        .datal = le32_of(cmd->tx_bytes),
+    };
+    line_up(c, cmd, sizeof(*pdu), cmd->r2t_bytes == 0 ? NVME_TCP_FLAG_LAST : 0);
+}
+
+void tcp_submit(struct tcp_conn *c, struct tcp_cmd *cmd)
+{
+    struct nvme_tcp_capsule_cmd *pdu = (void *)cmd->header;
+    uint32_t inline_bytes =
+        cmd->sqe.opc == NVME_OPC_FABRICS ? NVME_TCP_ADMIN_INLINE_BYTES : c->opts.inline_bytes;
+
+    cmd->sqe.cid = le16_of((uint16_t)(cmd->turn << SLOT_BITS | cmd->slot));
+    cmd->sqe.flags = NVME_SQE_FLAGS_SGL;
+    cmd->in_capsule = cmd->bytes > 0 && !cmd->to_host && cmd->bytes <= inline_bytes;
+    cmd->sqe.sgl1 = (struct nvme_sgl_desc){
+        .length = le32_of(cmd->bytes),
+        .type = cmd->in_capsule
+                    ? NVME_SGL_ID(NVME_SGL_DATA_BLOCK, NVME_SGL_SUB_OFFSET)
+                    : NVME_SGL_ID(NVME_SGL_TRANSPORT_DATA_BLOCK, NVME_SGL_SUB_TRANSPORT),
+    };
+    cmd->started = cmd->drop = cmd->rx_last = false;
+    cmd->age_ticks = 0;
+    cmd->rx_done = 0;
+    cmd->rx_cursor = cursor_at(cmd->iov, cmd->iovcnt, cmd->skip);
+    cmd->r2t_next = cmd->r2t_off = cmd->r2t_bytes = 0;
+    cmd->tx = TX_CAPSULE;
+    cmd->tx_off = 0;
+    cmd->tx_bytes = cmd->in_capsule ? cmd->bytes : 0;
+    pdu->ch.type = NVME_TCP_CAPSULE_CMD;
+    pdu->sqe = cmd->sqe;
+    line_up(c, cmd, sizeof(*pdu), 0);
+    if (!c->tick.armed)
+        timer_arm(c->r, &c->tick, TICK_MS, tick);
+}
+
+void tcp_flush(struct tcp_conn *c)
+{
+    if (c->state == TCP_UP && !c->receiving && !list_empty(&c->send))
+        tcp_send(c);
+}
+
+void tcp_touch(const struct iovec *v, unsigned n, bool write)
+{
+    enum { PAGE = 4096 };
+
+    for (unsigned i = 0; i < n; i++) {
+        volatile char *base = v[i].iov_base;
+        size_t len = v[i].iov_len;
+
+        for (size_t at = 0; at < len; at = at + PAGE < len || at == len - 1 ? at + PAGE : len - 1) {
+            if (write)
+                (void)__atomic_fetch_or(&base[at], 0, __ATOMIC_RELAXED);
+            else
+                (void)base[at];
+        }
+    }
+}
+
+/* ---- life ---- */
+
+static void send_ic_req(struct tcp_conn *c)
+{
+    while (c->ic_sent < sizeof(c->ic_req)) {
+        ssize_t n = send(c->fd, c->ic_req + c->ic_sent, sizeof(c->ic_req) - c->ic_sent,
+                         MSG_NOSIGNAL | MSG_DONTWAIT);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno != EAGAIN) {
+            tcp_fail(c, -errno, "%s", strerror(errno));
+            return;
+        }
+        if (n < 0) {
+            watch_modify(c->r, &c->watch, EPOLLIN | EPOLLOUT);
+            return;
+        }
+        c->ic_sent += (unsigned)n;
+    }
+    watch_modify(c->r, &c->watch, EPOLLIN);
+}
+
+static void connected(struct tcp_conn *c)
+{
+    struct nvme_tcp_ic_req *req = (void *)c->ic_req;
+    int code = 0, one = 1;
+    socklen_t len = sizeof(code);
+
+    if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &code, &len) < 0)
+        code = errno;
+    if (code) {
+        tcp_fail(c, -code, "%s", strerror(code));
+        return;
+    }
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    /* HPDA 0: Linux targets know no other. MAXR2T 0: one at a time. */
+    *req = (struct nvme_tcp_ic_req){
+        .ch = {.type = NVME_TCP_IC_REQ,
+               .hlen = NVME_TCP_IC_BYTES,
+               .plen = le32_of(NVME_TCP_IC_BYTES)},
+        .dgst = (c->opts.hdgst ? NVME_TCP_DGST_HDR : 0) | (c->opts.ddgst ? NVME_TCP_DGST_DATA : 0),
+    };
+    c->ic_sent = 0;
+    c->state = TCP_IC;
+    send_ic_req(c);
+}
+
+static void ready(struct watch *w, uint32_t events)
+{
+    struct tcp_conn *c = container_of(w, struct tcp_conn, watch);
+
+    if (c->state == TCP_CONNECTING) {
+        connected(c);
+        return;
+    }
+    if (c->state == TCP_IC && c->ic_sent < sizeof(c->ic_req)) {
+        send_ic_req(c);
+        if (c->state != TCP_IC)
+            return;
+    }
+    if (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) {
+        c->receiving = true;
+        tcp_receive(c);
+        if (c->state == TCP_UP)
+            c->ops->batch_end(c);
+        c->receiving = false;
+    }
+    if (c->state == TCP_UP && !list_empty(&c->send))
+        tcp_send(c);
+}
+
+int tcp_open(struct tcp_conn *c, const struct tcp_opts *opts, struct err *err)
+{
+    socklen_t len =
+        opts->addr.ss_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+    int rc;
+
+    c->opts = *opts;
+    c->fd = socket(opts->addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (c->fd < 0)
+        return err_set(err, -errno, "socket: %s", strerror(errno));
+    if (opts->local.ss_family &&
+        bind(c->fd, (const struct sockaddr *)&opts->local,
+             opts->local.ss_family == AF_INET6 ? sizeof(struct sockaddr_in6)
+                                               : sizeof(struct sockaddr_in)) < 0) {
+        rc = err_set(err, -errno, "cannot use the local address: %s", strerror(errno));
+        goto out;
+    }
+    if (connect(c->fd, (const struct sockaddr *)&opts->addr, len) < 0 && errno != EINPROGRESS) {
+        rc = err_set(err, -errno, "%s", strerror(errno));
+        goto out;
+    }
+    rc = watch_add(c->r, &c->watch, c->fd, EPOLLIN | EPOLLOUT, ready);
+    if (rc) {
+        err_set(err, rc, "epoll: %s", strerror(-rc));
+        goto out;
+    }
+    c->state = TCP_CONNECTING;
+    c->phase_ticks = c->rx_ticks = c->tx_ticks = 0;
+    c->rules = (struct nvme_tcp_rules){.host = true, .max_data_bytes = INT32_MAX};
+    c->cpda = 0;
+    c->rx_state = RX_HEADER;
+    c->rx_head = c->rx_tail = 0;
+    c->rx_cmd = NULL;
+    timer_arm(c->r, &c->tick, TICK_MS, tick);
+    return 0;
+out:
+    fd_close(&c->fd);
+    return rc;
+}

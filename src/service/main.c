@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "base/log.h"
+#include "service/options.h"
+#include "service/service.h"
+#include "service/supervise.h"
+
+int main(int argc, char **argv)
+{
+    struct options opts;
+    int rc;
+
+    log_set_program("snap_service");
+    rc = options_parse(&opts, argc, argv);
+    if (rc > 0)
+        return rc - 1;
+    if (opts.supervise)
+        supervise();
+    return service_run(&opts);
+}

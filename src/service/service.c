@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "service/service.h"
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "control/control.h"
+#include "guest/memory.h"
+#include "link/client.h"
+#include "rpc/server.h"
+#include "runtime/ring.h"
+#include "service/emu_start.h"
+#include "service/journal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum {
+    RING_ENTRIES = 256,
+    STOP_DRAIN_MS =
+        2000, /* an orderly stop waits so long for I/O in flight; the rest stays in its records */
+};
+
+struct service {
+    const struct options *opts;
+    char emu_socket[sizeof(((struct sockaddr_un *)0)->sun_path)];
+    struct reactor *control;
+    struct reactor *reactors[WAKE_REACTORS];
+    struct ring *rings[WAKE_REACTORS];
+    unsigned nreactors;
+    struct link_client *link;
+    struct journal *journal;
+    struct control_ctx *ctx;
+    struct rpc_env env;
+    struct rpc_server *server;
+    struct watch signals;
+    int signal_fd;
+    unsigned suspending;
+    bool stopping, failed;
+};
+
+/* ---- stopping ---- */
+
+static void suspended(void *arg, int rc, const struct err *err)
+{
+    struct service *s = arg;
+
+    if (rc < 0)
+        log_line(LOG_WARNING, "service",
+                 "stop: %s; its commands in flight wait for the next service",
+                 err ? err->msg : strerror(-rc));
+    if (--s->suspending == 0)
+        reactor_stop(s->control);
+}
+
+static void suspend_one(struct nvme_ctrl *ctrl, void *arg)
+{
+    struct service *s = arg;
+
+    s->suspending++;
+    nvme_ctrl_suspend(ctrl, false, STOP_DRAIN_MS, suspended, s);
+}
+
+/* The lease goes with the process: the functions stay as they are, parked, for the next service. */
+static void stop_orderly(struct service *s)
+{
+    if (s->stopping) { /* asked twice: somebody is in a hurry */
+        reactor_stop(s->control);
+        return;
+    }
+    s->stopping = true;
+    rpc_server_destroy(s->server);
+    s->server = NULL;
+    s->suspending = 1;
+    nvme_ctrl_for_each(s->ctx->subsystems, suspend_one, s);
+    if (--s->suspending == 0)
+        reactor_stop(s->control);
+}
+
+static void signal_ready(struct watch *w, uint32_t events)
+{
+    struct service *s = container_of(w, struct service, signals);
+    struct signalfd_siginfo info;
+
+    (void)events;
+    if (read(w->fd, &info, sizeof(info)) != sizeof(info))
+        return;
+    log_line(LOG_INFO, "service", "signal %u: stopping", info.ssi_signo);
+    stop_orderly(s);
+}
+
+/* snap_emu is gone, and with it every host: nothing is left to serve. The supervisor starts us
+ * again. */
+static void link_lost(void *arg)
+{
+    struct service *s = arg;
+
+    s->failed = true;
+    reactor_stop(s->control);
+}
+
+/* ---- starting ---- */
+
+static int watch_signals(struct service *s, struct err *err)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigprocmask(SIG_BLOCK, &set, NULL); /* before any thread: all inherit it */
+    signal(SIGPIPE, SIG_IGN);
+    s->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (s->signal_fd < 0)
+        return err_set(err, -errno, "signalfd: %s", strerror(errno));
+    return watch_add(s->control, &s->signals, s->signal_fd, EPOLLIN, signal_ready);
+}
+
+/* Reactors with their rings. Each ring holds the fence pipe's write end; after this the process
+ * itself does not. */
+static int make_reactors(struct service *s, int *ret_fence_read, struct err *err)
+{
+    uint64_t mask = s->opts->core_mask;
+    int fence[2], rc = 0;
+
+    if (pipe2(fence, O_CLOEXEC) < 0)
+        return err_set(err, -errno, "fence pipe: %s", strerror(errno));
+    for (unsigned cpu = 0; rc == 0 && cpu < 64 && s->nreactors < WAKE_REACTORS; cpu++) {
+        char name[16];
+        struct reactor *r;
+
+        if (mask ? !(mask >> cpu & 1) : cpu > 0)
+            continue;
+        snprintf(name, sizeof(name), "reactor_%u", s->nreactors);
+        r = reactor_create(name, err);
+        if (!r) {
+            rc = -ENOMEM;
+            break;
+        }
+        reactor_set_poll_window(r, s->opts->poll_window_us);
+        s->rings[s->nreactors] = ring_create(r, RING_ENTRIES, fence[1], err);
+        if (!s->rings[s->nreactors]) {
+            rc = err->code;
+            if (rc == -EPERM || rc == -ENOSYS) { /* files cannot be served; the rest can */
+                log_line(LOG_WARNING, "service", "%s; file bdevs are not available", err->msg);
+                rc = 0;
+            }
+        }
+        s->reactors[s->nreactors++] = r;
+    }
+    close(fence[1]);
+    *ret_fence_read = fence[0];
+    return rc;
+}
+
+static int spawn_reactors(struct service *s, struct err *err)
+{
+    unsigned cpu = 0;
+
+    for (unsigned i = 0; i < s->nreactors; i++, cpu++) {
+        int rc;
+
+        while (s->opts->core_mask && !(s->opts->core_mask >> cpu & 1))
+            cpu++;
+        rc = reactor_spawn(s->reactors[i], s->opts->core_mask ? (int)cpu : -1, err);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+static int connect_emu(struct service *s, int fence_read, struct err *err)
+{
+    struct link_client_opts opts = {.socket_path = s->emu_socket,
+                                    .name = s->opts->rpc_socket,
+                                    .control = s->control,
+                                    .reactors = s->reactors,
+                                    .nreactors = s->nreactors,
+                                    .fence_read_fd = fence_read,
+                                    .lost = link_lost,
+                                    .arg = s};
+
+    s->link = link_client_connect(&opts, err);
+    return s->link ? 0 : err->code;
+}
+
+static int prepare(struct service *s, struct err *err)
+{
+    const struct options *o = s->opts;
+    int fence_read = -1, n, rc;
+
+    n = snprintf(s->emu_socket, sizeof(s->emu_socket), "%s/emu.sock", o->run_dir);
+    if (n >= (int)sizeof(s->emu_socket))
+        return err_set(
+            err, -ENAMETOOLONG,
+            "run directory '%s': '%s/emu.sock' has more than %zu bytes: use a shorter one",
+            o->run_dir, o->run_dir, sizeof(s->emu_socket) - 1);
+    guest_memory_guard();
+    rc = fd_mkdirs(o->run_dir, 0750, err);
+    if (rc == 0)
+        rc = fd_mkdirs(o->state_dir, 0750, err);
+    if (rc == 0)
+        rc = emu_ensure(o, s->emu_socket, err); /* forks: before there are threads */
+    if (rc < 0)
+        return rc;
+    s->control = reactor_create("control", err);
+    if (!s->control)
+        return -ENOMEM;
+    rc = watch_signals(s, err);
+    if (rc == 0)
+        rc = journal_open(o->state_dir, &s->journal, err);
+    if (rc == 0)
+        rc = make_reactors(s, &fence_read, err);
+    if (rc == 0)
+        rc = connect_emu(s, fence_read, err);
+    if (rc == 0)
+        rc = spawn_reactors(s, err);
+    return rc;
+}
+
+static void serve(void *arg, unsigned ok, unsigned failed)
+{
+    struct service *s = arg;
+    struct err err = {0};
+
+    if (failed)
+        log_line(LOG_ERROR, "service", "saved configuration: %u calls failed, %u succeeded", failed,
+                 ok);
+    control_replay_finished(s->ctx);
+    if (rpc_server_create(s->control, s->opts->rpc_socket, &s->env, &s->server, &err) < 0) {
+        log_line(LOG_CRITICAL, "service", "%s", err.msg);
+        s->failed = true;
+        reactor_stop(s->control);
+        return;
+    }
+    log_line(LOG_INFO, "service", "ready: RPC on '%s', %u functions, %u objects from the journal",
+             s->opts->rpc_socket, link_function_count(s->link), ok);
+}
+
+int service_run(const struct options *opts)
+{
+    struct service *s = calloc(1, sizeof(*s));
+    struct err err = {0};
+    int rc;
+
+    if (!s)
+        return 1;
+    s->opts = opts;
+    rc = prepare(s, &err);
+    if (rc == 0) {
+        s->ctx =
+            control_create(s->control, s->reactors, s->nreactors, s->link, opts->state_dir, &err);
+        rc = s->ctx ? 0 : err.code;
+    }
+    if (rc < 0) {
+        log_line(LOG_CRITICAL, "service", "%s", err.msg[0] ? err.msg : strerror(-rc));
+        return 1;
+    }
+    s->env = (struct rpc_env){&control_methods, s->ctx, journal_save, s->journal};
+    journal_replay(s->journal, &s->env, serve, s);
+    reactor_run(s->control);
+    /* Threads, channels and mappings end with the process, which is also what the fence waits for.
+     */
+    rpc_server_destroy(s->server);
+    journal_close(s->journal, s->stopping);
+    return s->failed ? 1 : 0;
+}
