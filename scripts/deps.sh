@@ -130,7 +130,7 @@ drop_unavailable() {
 
 # True on a system that never ran apt-get update.
 lists_empty() {
-    [ -z "$(apt-get indextargets --format '$(FILENAME)' 'Created-By: Packages' 2>/dev/null | head -1)" ]
+    [ -z "$(apt-get indextargets 'Created-By: Packages' 2>/dev/null | head -1)" ]
 }
 
 listing() {

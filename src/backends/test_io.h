@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * backends/test_io.h - for unit tests: requests run one at a time on a real reactor with a real ring. */
+ * backends/test_io.h - for unit tests: requests run one at a time on a real reactor with a real
+ * ring. */
 #ifndef BACKENDS_TEST_IO_H
 #define BACKENDS_TEST_IO_H
 
@@ -15,6 +16,7 @@
 #include "runtime/ring.h"
 
 #include <errno.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -25,20 +27,28 @@ struct test_io {
     struct reactor *reactor;
     struct ring *ring;
     struct bdev_set *set;
+    struct bdev *bd;
     struct bdev_channel *ch;
+    struct err err;
     struct mail mail;
-    struct timer settle;
+    sem_t answered;
     struct bdev_req *reqs;
     unsigned n, left;
     int rcs[TEST_MANY];
-    void (*submitted)(struct test_io *t); /* right after the submits; may be NULL */
+    /* Right after the submits, on the reactor; may be NULL. */
+    void (*submitted)(struct test_io *t);
 };
 
 static struct test_io *test_io_now;
 
-static void test_io_settled(struct timer *timer)
+/* Runs fn on the reactor; it or what it starts posts answered. */
+static inline void test_io_call(struct test_io *t, void (*fn)(struct mail *m))
 {
-    reactor_stop(test_io_now->reactor);
+    test_io_now = t;
+    t->mail.fn = fn;
+    reactor_post(t->reactor, &t->mail);
+    while (sem_wait(&t->answered) < 0)
+        ;
 }
 
 static void test_io_done(struct bdev_req *req, int rc)
@@ -47,13 +57,14 @@ static void test_io_done(struct bdev_req *req, int rc)
 
     t->rcs[req - t->reqs] = rc;
     if (--t->left == 0)
-        timer_arm(t->reactor, &t->settle, 0, test_io_settled);
+        sem_post(&t->answered);
 }
 
 static void test_io_start(struct mail *m)
 {
     struct test_io *t = test_io_now;
 
+    t->left++; /* ours: no answer before the last submit */
     for (unsigned i = 0; i < t->n; i++) {
         int rc;
 
@@ -65,6 +76,8 @@ static void test_io_start(struct mail *m)
     bdev_flush_batch(t->ch);
     if (t->submitted)
         t->submitted(t);
+    if (--t->left == 0)
+        sem_post(&t->answered);
 }
 
 /* Runs n requests at once; the result of the first. */
@@ -72,10 +85,7 @@ static inline int test_io_many(struct test_io *t, struct bdev_req *reqs, unsigne
 {
     t->reqs = reqs;
     t->n = t->left = n;
-    t->mail.fn = test_io_start;
-    test_io_now = t;
-    reactor_post(t->reactor, &t->mail);
-    reactor_run(t->reactor);
+    test_io_call(t, test_io_start);
     return t->rcs[0];
 }
 
@@ -84,42 +94,73 @@ static inline int test_io_flags(struct test_io *t, enum bdev_op op, uint64_t lba
 {
     uint32_t block_bytes = bdev_get_info(bdev_channel_bdev(t->ch)).block_bytes;
     struct iovec iov = {buf, (size_t)nblocks * block_bytes};
-    struct bdev_req req = {.op = op, .flags = flags, .lba = lba, .nblocks = nblocks, .iov = &iov,
+    struct bdev_req req = {.op = op,
+                           .flags = flags,
+                           .lba = lba,
+                           .nblocks = nblocks,
+                           .iov = &iov,
                            .iovcnt = buf ? 1 : 0};
 
     return test_io_many(t, &req, 1);
 }
 
-static inline int test_io(struct test_io *t, enum bdev_op op, uint64_t lba, uint32_t nblocks, void *buf)
+static inline int test_io(struct test_io *t, enum bdev_op op, uint64_t lba, uint32_t nblocks,
+                          void *buf)
 {
     return test_io_flags(t, op, lba, nblocks, buf, 0);
 }
 
+static void test_io_get(struct mail *m)
+{
+    test_io_now->ch = bdev_channel_get(test_io_now->bd, test_io_now->reactor, &test_io_now->err);
+    sem_post(&test_io_now->answered);
+}
+
+static void test_io_put(struct mail *m)
+{
+    bdev_channel_put(test_io_now->ch);
+    test_io_now->ch = NULL;
+    sem_post(&test_io_now->answered);
+}
+
+static void test_io_nothing(struct mail *m)
+{
+    sem_post(&test_io_now->answered);
+}
+
 static inline void test_io_open(struct test_io *t, struct bdev *bd)
 {
-    struct err err = {0};
-
-    t->ch = bdev_channel_get(bd, t->reactor, &err);
+    t->bd = bd;
+    test_io_call(t, test_io_get);
     if (!t->ch)
-        fail_msg("%s", err.msg);
+        fail_msg("%s", t->err.msg);
+}
+
+static inline void test_io_close(struct test_io *t)
+{
+    test_io_call(t, test_io_put);
+    test_io_call(t, test_io_nothing); /* closed in a later turn */
 }
 
 static inline struct test_io *test_io_create(void)
 {
     struct test_io *t = calloc(1, sizeof(*t));
-    struct err err = {0};
 
-    t->reactor = reactor_create("test", &err);
-    t->ring = ring_create(t->reactor, 64, -1, &err);
-    if (!t->ring)
-        fail_msg("%s", err.msg);
+    sem_init(&t->answered, 0, 0);
+    t->reactor = reactor_create("test", &t->err);
+    t->ring = ring_create(t->reactor, 64, -1, &t->err);
+    if (!t->ring || reactor_spawn(t->reactor, -1, &t->err))
+        fail_msg("%s", t->err.msg);
     t->set = bdev_set_create();
     return t;
 }
 
 static inline void test_io_destroy(struct test_io *t)
 {
-    bdev_channel_put(t->ch);
+    if (t->ch)
+        test_io_close(t);
+    reactor_stop(t->reactor);
+    reactor_join(t->reactor);
     bdev_set_destroy(t->set);
     ring_destroy(t->ring);
     reactor_destroy(t->reactor);

@@ -274,7 +274,8 @@ static void a_claimed_device_stays_and_names_its_user(void **state)
     assert_int_equal(bdev_unregister(b->bd, gone, &gones, &err), 0);
     assert_int_equal(gones, 0); /* its channel is open */
     assert_null(bdev_find(b->set, "Fake0"));
-    assert_int_equal(bdev_register(b->set, "Fake0", &fake_ops, &b->fake, &info, NULL, &err), -EEXIST);
+    assert_int_equal(bdev_register(b->set, "Fake0", &fake_ops, &b->fake, &info, NULL, &err),
+                     -EEXIST);
     assert_int_equal(io(b, BDEV_READ, 0, 1), -ENODEV);
     assert_null(bdev_channel_get(b->bd, reactor_current(), &err));
     bdev_channel_put(b->ch);
@@ -291,14 +292,17 @@ static void bad_registrations_are_refused(void **state)
     struct bdev_info bad = info;
     struct err err = {0};
 
-    assert_int_equal(bdev_register(b->set, "Fake0", &fake_ops, &b->fake, &info, NULL, &err), -EEXIST);
+    assert_int_equal(bdev_register(b->set, "Fake0", &fake_ops, &b->fake, &info, NULL, &err),
+                     -EEXIST);
     hole.detach = NULL;
     assert_int_equal(bdev_register(b->set, "Fake1", &hole, &b->fake, &info, NULL, &err), -EINVAL);
     bad.block_bytes = 520;
-    assert_int_equal(bdev_register(b->set, "Fake1", &fake_ops, &b->fake, &bad, NULL, &err), -EINVAL);
+    assert_int_equal(bdev_register(b->set, "Fake1", &fake_ops, &b->fake, &bad, NULL, &err),
+                     -EINVAL);
     bad.block_bytes = 4096;
     bad.nblocks = 1ULL << 52;
-    assert_int_equal(bdev_register(b->set, "Fake1", &fake_ops, &b->fake, &bad, NULL, &err), -EINVAL);
+    assert_int_equal(bdev_register(b->set, "Fake1", &fake_ops, &b->fake, &bad, NULL, &err),
+                     -EINVAL);
     assert_int_equal(bdev_register(b->set, "", &fake_ops, &b->fake, &info, NULL, &err), -EINVAL);
 }
 

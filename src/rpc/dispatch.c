@@ -63,6 +63,30 @@ static void request_free(struct rpc_request *req)
     free(req);
 }
 
+/* The call under its members' first names: an amendment must meet the member it replaces. */
+static json_t *saved_params(struct rpc_request *req)
+{
+    const struct rpc_method *m = req->method;
+    const char *name;
+    json_t *v;
+
+    if (req->saved)
+        return req->saved;
+    req->saved = json_object();
+    json_object_foreach(req->params, name, v) {
+        for (unsigned i = 0; i < m->nparams; i++)
+            if (m->params[i].alias && strcmp(m->params[i].alias, name) == 0)
+                name = m->params[i].name;
+        json_object_set(req->saved, name, v);
+    }
+    return req->saved;
+}
+
+json_t *rpc_saved_params(struct rpc_request *req)
+{
+    return saved_params(req);
+}
+
 static int save_changes(struct rpc_request *req, struct err *err)
 {
     struct rpc_change *list;
@@ -75,9 +99,7 @@ static int save_changes(struct rpc_request *req, struct err *err)
         return err_set(err, -ENOMEM, "out of memory");
     for (unsigned i = 0; i < req->nchanges; i++)
         list[i] = (struct rpc_change){req->changes[i].key, req->method->name,
-                                      req->changes[i].drop ? NULL
-                                      : req->saved         ? req->saved
-                                                           : req->params};
+                                      req->changes[i].drop ? NULL : saved_params(req)};
     rc = req->env->save(req->env->save_arg, list, req->nchanges, err);
     free(list);
     return rc;
@@ -148,13 +170,6 @@ void rpc_error(struct rpc_request *req, int code, const char *fmt, ...)
 void rpc_error_from(struct rpc_request *req, const struct err *err)
 {
     answer_error(req, err->code ? err->code : RPC_ERR_INTERNAL, err->msg);
-}
-
-static json_t *saved_params(struct rpc_request *req)
-{
-    if (!req->saved)
-        req->saved = req->params ? json_copy(req->params) : json_object();
-    return req->saved;
 }
 
 void rpc_journal_amend(struct rpc_request *req, const char *member, json_t *value)

@@ -86,6 +86,8 @@ void rpc_error_from(struct rpc_request *req, const struct err *err);
  * this member (a generated UUID, a resolved vuid); value is stolen, NULL takes the member out. What was recorded is
  * saved with any answer, also an error: a half-done call records what it did. */
 void rpc_journal_amend(struct rpc_request *req, const char *member, json_t *value);
+/* The call as it would be saved now: members by their first names, amended. Borrowed. */
+json_t *rpc_saved_params(struct rpc_request *req);
 void rpc_journal_put(struct rpc_request *req, const char *key);
 void rpc_journal_drop(struct rpc_request *req, const char *key);
 /* True while the call comes from the journal at start: nothing is saved again, controllers wait for the end of replay. */

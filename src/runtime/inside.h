@@ -19,7 +19,8 @@ struct reactor {
     atomic_bool stop;
 
     uint64_t now_us, last_work_us;
-    uint32_t window_us;
+    uint32_t window_us, configured_window_us;
+    uint64_t crowd_checked_us, preempted;
     struct list pollers, timers; /* timers: earliest first */
     struct list *next_poller;
     struct epoll_event *events; /* of the turn that runs now */

@@ -12,11 +12,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
     EVENTS_PER_TURN = 64,
+    /* How often a polling thread asks whether it is being preempted, and how many times in that
+       span are too many. */
+    CROWD_CHECK_US = 100000,
+    CROWD_SWITCHES = 8,
     /* While pollers find work, descriptors are looked at every so many turns only: a system call a
        turn is too much. */
     BUSY_TURNS_PER_EPOLL = 16,
@@ -285,6 +290,26 @@ static unsigned sleep_turn(struct reactor *r)
     return work;
 }
 
+/* Processes that poll on too few cores starve each other: a thread that is preempted again and
+ * again polls for less before it sleeps, and for longer again when it is left alone. */
+static void mind_the_crowd(struct reactor *r)
+{
+    struct rusage usage;
+    uint64_t preempted;
+
+    if (r->configured_window_us == 0 || r->now_us - r->crowd_checked_us < CROWD_CHECK_US)
+        return;
+    r->crowd_checked_us = r->now_us;
+    if (getrusage(RUSAGE_THREAD, &usage) < 0)
+        return;
+    preempted = (uint64_t)usage.ru_nivcsw - r->preempted;
+    r->preempted = (uint64_t)usage.ru_nivcsw;
+    if (preempted >= CROWD_SWITCHES)
+        r->window_us /= 2;
+    else
+        r->window_us = MIN(r->configured_window_us, r->window_us * 2 + 1);
+}
+
 void reactor_run(struct reactor *r)
 {
     unsigned busy_turns = 0;
@@ -299,12 +324,14 @@ void reactor_run(struct reactor *r)
         polled = run_pollers(r);
         if (polled == 0 || ++busy_turns >= BUSY_TURNS_PER_EPOLL) {
             busy_turns = 0;
-            if (r->window_us > 0 || work + polled > 0)
+            if (r->configured_window_us > 0 || work + polled > 0)
                 work += run_watches(r, 0);
         }
         work += polled;
-        if (work == 0 && r->now_us - r->last_work_us >= r->window_us)
+        if (work == 0 && r->now_us - r->last_work_us >= r->window_us) {
+            mind_the_crowd(r);
             work += sleep_turn(r);
+        }
         if (work > 0) {
             r->last_work_us = r->now_us;
             flush_pollers(r);
@@ -357,7 +384,7 @@ void reactor_join(struct reactor *r)
 
 void reactor_set_poll_window(struct reactor *r, uint32_t us)
 {
-    r->window_us = us;
+    r->configured_window_us = r->window_us = us;
 }
 
 int reactor_wake_fd(struct reactor *r)

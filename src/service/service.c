@@ -36,7 +36,7 @@ struct service {
     unsigned nreactors;
     struct link_client *link;
     struct journal *journal;
-    struct control_ctx *ctx;
+    struct control_ctx ctx;
     struct rpc_env env;
     struct rpc_server *server;
     struct watch signals;
@@ -78,7 +78,7 @@ static void stop_orderly(struct service *s)
     rpc_server_destroy(s->server);
     s->server = NULL;
     s->suspending = 1;
-    nvme_ctrl_for_each(s->ctx->subsystems, suspend_one, s);
+    nvme_ctrl_for_each(s->ctx.subsystems, suspend_one, s);
     if (--s->suspending == 0)
         reactor_stop(s->control);
 }
@@ -224,23 +224,56 @@ static int prepare(struct service *s, struct err *err)
     return rc;
 }
 
-static void serve(void *arg, unsigned ok, unsigned failed)
+/* What the RPC methods act on. */
+static int make_control(struct service *s, struct err *err)
+{
+    struct bdev_uuid hostid;
+    int rc = nvme_of_hostid_load(s->opts->state_dir, &hostid, err);
+
+    if (rc < 0)
+        return rc;
+    s->env = (struct rpc_env){&control_methods, &s->ctx, journal_save, s->journal};
+    s->ctx = (struct control_ctx){.reactor = s->control,
+                                  .reactors = s->reactors,
+                                  .nreactors = s->nreactors,
+                                  .bdevs = bdev_set_create(),
+                                  .subsystems = nvme_subsystems_create(),
+                                  .link = s->link,
+                                  .env = &s->env};
+    if (s->ctx.bdevs)
+        s->ctx.nvme_of = nvme_of_create(s->control, s->ctx.bdevs, &hostid);
+    if (!s->ctx.nvme_of || !s->ctx.subsystems)
+        return err_set(err, -ENOMEM, "no memory to start");
+    return 0;
+}
+
+static void serve(void *arg, unsigned failed)
 {
     struct service *s = arg;
     struct err err = {0};
 
     if (failed)
-        log_line(LOG_ERROR, "service", "saved configuration: %u calls failed, %u succeeded", failed,
-                 ok);
-    control_replay_finished(s->ctx);
+        log_line(LOG_ERROR, "service", "%u controllers could not be resumed", failed);
+    if (s->stopping)
+        return;
     if (rpc_server_create(s->control, s->opts->rpc_socket, &s->env, &s->server, &err) < 0) {
         log_line(LOG_CRITICAL, "service", "%s", err.msg);
         s->failed = true;
         reactor_stop(s->control);
         return;
     }
-    log_line(LOG_INFO, "service", "ready: RPC on '%s', %u functions, %u objects from the journal",
-             s->opts->rpc_socket, link_function_count(s->link), ok);
+    log_line(LOG_INFO, "service", "ready: RPC on '%s', %u functions, %u objects in the journal",
+             s->opts->rpc_socket, link_function_count(s->link), journal_count(s->journal));
+}
+
+static void replayed(void *arg, unsigned ok, unsigned failed)
+{
+    struct service *s = arg;
+
+    if (failed)
+        log_line(LOG_ERROR, "service", "saved configuration: %u calls failed, %u succeeded", failed,
+                 ok);
+    control_replay_finished(&s->ctx, serve, s);
 }
 
 int service_run(const struct options *opts)
@@ -253,17 +286,13 @@ int service_run(const struct options *opts)
         return 1;
     s->opts = opts;
     rc = prepare(s, &err);
-    if (rc == 0) {
-        s->ctx =
-            control_create(s->control, s->reactors, s->nreactors, s->link, opts->state_dir, &err);
-        rc = s->ctx ? 0 : err.code;
-    }
+    if (rc == 0)
+        rc = make_control(s, &err);
     if (rc < 0) {
         log_line(LOG_CRITICAL, "service", "%s", err.msg[0] ? err.msg : strerror(-rc));
         return 1;
     }
-    s->env = (struct rpc_env){&control_methods, s->ctx, journal_save, s->journal};
-    journal_replay(s->journal, &s->env, serve, s);
+    journal_replay(s->journal, &s->env, replayed, s);
     reactor_run(s->control);
     /* Threads, channels and mappings end with the process, which is also what the fence waits for.
      */

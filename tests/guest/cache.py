@@ -25,7 +25,8 @@ from apt import Apt, AptError, run, unpack
 
 HERE = Path(__file__).resolve().parent
 ROOT_PACKAGES = """
-    base-files qemu-system-x86 qemu-system-common qemu-utils seabios busybox-static coreutils kmod
+    base-files bash dash busybox coreutils kmod qemu-system-x86 qemu-system-common qemu-utils
+    seabios
     fio nvme-cli fdisk gdisk parted e2fsprogs util-linux pciutils iproute2
 """.split()
 # Name in tests -> the suite whose default kernel it is.
@@ -96,28 +97,30 @@ def _component(name: str, recipe: str, build) -> Path:
     target = folder() / name
     if _fresh(target, recipe):
         return target
-    with _locked(folder()):
-        if _fresh(target, recipe):
-            return target
-        scratch = folder() / f".{name}.new"
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        start = time.monotonic()
-        say(f"building {name}")
-        try:
-            build(scratch)
-        except (AptError, OSError) as failed:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise CacheError(f"cannot build {name}: {failed}") from failed
-        (scratch / "stamp").write_text(recipe)
-        if target.exists():
-            old = folder() / f".{name}.old"
-            shutil.rmtree(old, ignore_errors=True)
-            target.rename(old)
-            shutil.rmtree(old, ignore_errors=True)
-        scratch.rename(target)
-        say(f"{name} done in {time.monotonic() - start:.0f} s")
-        return target
+    try:
+        with _locked(folder()):
+            if not _fresh(target, recipe):
+                _rebuild(target, recipe, build)
+    except (AptError, OSError) as failed:
+        raise CacheError(f"cannot build {name}: {failed}") from failed
+    return target
+
+
+def _rebuild(target: Path, recipe: str, build) -> None:
+    """Builds beside the target and then swaps: a torn build is never taken for a good one."""
+    start = time.monotonic()
+    say(f"building {target.name}")
+    scratch, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
+    for leftover in (scratch, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    build(scratch)
+    (scratch / "stamp").write_text(recipe)
+    if target.exists():
+        target.rename(old)
+    scratch.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    say(f"{target.name} done in {time.monotonic() - start:.0f} s")
 
 
 def _apt(suite: str) -> Apt:

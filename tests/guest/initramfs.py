@@ -13,13 +13,18 @@ from apt import run
 LIB = "usr/lib/x86_64-linux-gnu"
 # Programs of the guest, from the trixie root; busybox has the rest.
 PROGRAMS = """
-    usr/bin/fio usr/sbin/nvme usr/bin/dd usr/bin/lsblk usr/bin/lspci usr/bin/setpci usr/bin/kmod usr/bin/flock
+    usr/bin/busybox usr/bin/fio usr/sbin/nvme usr/bin/dd usr/bin/lsblk usr/bin/lspci usr/bin/setpci
+    usr/bin/kmod usr/bin/flock usr/bin/dash usr/bin/bash usr/bin/stty
     usr/sbin/sfdisk usr/sbin/sgdisk usr/sbin/parted usr/sbin/mke2fs usr/sbin/e2fsck
     usr/sbin/blkid usr/sbin/blkdiscard usr/sbin/losetup usr/sbin/blockdev usr/bin/rdma
 """.split()
-LINKS = {"usr/sbin/modprobe": "../bin/kmod", "usr/sbin/rmmod": "../bin/kmod",
+# Not busybox-static: its applets run each other rather than the programs above.
+LINKS = {"bin/busybox": "../usr/bin/busybox", "bin/sh": "../usr/bin/bash",
+         "bin/bash": "../usr/bin/bash",
+         "usr/sbin/modprobe": "../bin/kmod", "usr/sbin/rmmod": "../bin/kmod",
          "usr/sbin/insmod": "../bin/kmod", "usr/sbin/lsmod": "../bin/kmod",
-         "usr/sbin/modinfo": "../bin/kmod", "usr/sbin/mkfs.ext4": "mke2fs"}
+         "usr/sbin/modinfo": "../bin/kmod", "usr/sbin/mkfs.ext4": "mke2fs",
+         "usr/sbin/fsck.ext4": "e2fsck"}
 DATA = ["etc/mke2fs.conf"]
 # Kernel modules of the guest; what they depend on comes along. Not every kernel has all.
 MODULES = """
@@ -114,7 +119,6 @@ def add_programs(cpio: Cpio, root: Path, first: Path) -> None:
     for link in ("sbin", "lib", "lib64"):
         cpio.link(link, f"usr/{link}")
     cpio.folder("usr/sbin")
-    cpio.file("bin/busybox", (root / "usr/bin/busybox").read_bytes(), 0o755)
     cpio.folder("usr/lib64")
     loader_file = root / LIB / "ld-linux-x86-64.so.2"
     cpio.file("usr/lib64/ld-linux-x86-64.so.2", loader_file.read_bytes(), 0o755)

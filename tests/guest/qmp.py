@@ -19,7 +19,6 @@ class Qmp:
         self.news = threading.Condition()
         self.answers = {}
         self.events = []
-        self.seen = 0
         self.last_id = 0
         self.closed = False
         threading.Thread(target=self._read, daemon=True).start()

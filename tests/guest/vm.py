@@ -81,7 +81,7 @@ def die_with_parent() -> None:
 
 @dataclass
 class VM:
-    """A guest. Made by start() or "with"; ended by stop() or leaving the "with"."""
+    """A guest. Started by start_vm() or "with"; ended by stop() or leaving the "with"."""
 
     kernel: str = "6.12"
     qemu: str = "backports"

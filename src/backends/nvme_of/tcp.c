@@ -332,6 +332,14 @@ void tcp_flush(struct tcp_conn *c)
         tcp_send(c);
 }
 
+static void touch(volatile char *at, bool write)
+{
+    if (write)
+        (void)__atomic_fetch_or(at, 0, __ATOMIC_RELAXED);
+    else
+        (void)*at;
+}
+
 void tcp_touch(const struct iovec *v, unsigned n, bool write)
 {
     enum { PAGE = 4096 };
@@ -340,12 +348,10 @@ void tcp_touch(const struct iovec *v, unsigned n, bool write)
         volatile char *base = v[i].iov_base;
         size_t len = v[i].iov_len;
 
-        for (size_t at = 0; at < len; at = at + PAGE < len || at == len - 1 ? at + PAGE : len - 1) {
-            if (write)
-                (void)__atomic_fetch_or(&base[at], 0, __ATOMIC_RELAXED);
-            else
-                (void)base[at];
-        }
+        for (size_t at = 0; at < len; at += PAGE)
+            touch(base + at, write);
+        if (len > 0)
+            touch(base + len - 1, write);
     }
 }
 

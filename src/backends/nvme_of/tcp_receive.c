@@ -142,12 +142,14 @@ static int dispatch(struct tcp_conn *c, const void *header, struct nvme_tcp_faul
 static bool parse_header(struct tcp_conn *c)
 {
     unsigned have = c->rx_tail - c->rx_head;
-    char *header = c->rx + c->rx_head;
+    _Alignas(8) char header[NVME_TCP_HEADER_MAX]; /* it lies anywhere in rx */
     struct nvme_tcp_fault f;
     struct nvme_tcp_ch ch;
 
     if (have < sizeof(ch))
         return false;
+    have = MIN(have, (unsigned)sizeof(header));
+    memcpy(header, c->rx + c->rx_head, have);
     memcpy(&ch, header, sizeof(ch));
     if (nvme_tcp_check(&c->rules, &ch, &c->rx_layout, &f)) {
         tcp_fault(c, &f, header, MIN(have, ch.hlen));
@@ -244,7 +246,10 @@ static bool parse_data(struct tcp_conn *c)
         struct iovec v;
         size_t n;
 
-        data_place(c, &v, 1, &n);
+        if (data_place(c, &v, 1, &n) == 0) {
+            tcp_fail(c, -EPROTO, "no place for data");
+            return false;
+        }
         n = MIN(n, (size_t)(c->rx_tail - c->rx_head));
         memcpy(v.iov_base, c->rx + c->rx_head, n);
         c->rx_head += (unsigned)n;

@@ -12,7 +12,6 @@ enum {
     MESSAGES_PER_TURN = 64,
     MESSAGE_BYTES = 16384,   /* longer ones are skipped and refused: nothing we serve needs them */
     REPLY_BYTES = 16384,
-    OUT_BYTES = 4 * REPLY_BYTES, /* unsent replies; reading stops at the first one that does not fit the socket */
     FDS_RECEIVED = 253,      /* what one sendmsg can carry; all are taken so that all can be closed */
     STALL_MS = 5000,         /* half a message, no VERSION, a reply the client does not fetch */
     WAIT_MS = 3000,          /* unmap and reset */
@@ -85,6 +84,7 @@ struct reply {
 enum session_wait { WAIT_NOTHING, WAIT_UNMAP, WAIT_RESET, WAIT_CONFIG };
 
 struct session {
+    struct vfio_user *vu;
     int fd; /* -1: no client */
     struct watch watch;
     bool agreed;  /* VERSION is done */
@@ -93,14 +93,16 @@ struct session {
     struct message msg;
     uint32_t have; /* bytes of header and payload read */
     uint32_t skip; /* bytes of a too long message still to drop */
+    bool too_long;
     struct timer stall;
     /* a message whose reply waits; msg holds it */
     enum session_wait wait;
     struct timer wait_timer;
     struct reply reply;
-    /* output */
-    uint8_t out[OUT_BYTES];
+    /* output: at most one reply that did not fit the socket; reading stops until it is out */
+    uint8_t out[sizeof(struct vfio_user_header) + REPLY_BYTES];
     uint32_t out_from, out_to;
+    int out_fd; /* rides with the first byte; -1: none, or sent */
     struct timer out_timer;
 };
 
@@ -147,7 +149,7 @@ int region_write(struct vfio_user *vu, const struct message *m, struct reply *r)
 int region_write_multi(struct vfio_user *vu, const struct message *m, struct reply *r);
 
 /* ---- listener.c ---- */
-/* A client may be accepted again. */
-void listener_resume(struct vfio_user *vu);
+/* Goes on with taking the last client's things away; when all is over, the next one may come. */
+void listener_drain(struct vfio_user *vu);
 
 #endif

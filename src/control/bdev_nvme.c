@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Remote namespaces: NVMe-oF controllers we attach to. */
+#include "base/log.h"
+#include "control/inside.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+enum { NAMESPACES_MAX = 1024 };
+
+struct attach_args {
+    const char *name, *trtype, *traddr, *adrfam, *trsvcid, *priority, *subnqn, *hostnqn, *hostaddr,
+        *hostsvcid, *multipath, *psk, *dhchap_key, *dhchap_ctrlr_key;
+    bool prchk_reftag, prchk_guard, hdgst, ddgst, allow_unrecognized_csi, no_flow_control;
+    uint64_t connect_timeout_us;
+    uint32_t num_io_queues, max_bdevs, reconnect_delay, fast_io_fail;
+    int32_t loss_timeout;
+    json_t *multipath_opts, *namespaces;
+};
+#define AT(member) offsetof(struct attach_args, member)
+static const struct rpc_param attach_params[] = {
+    {"name", RPC_STR, AT(name), RPC_REQUIRED | RPC_NAME, "name; the bdevs are <name>n<nsid>", "-b", NULL,
+     0, 0, 0},
+    {"trtype", RPC_STR, AT(trtype), RPC_REQUIRED, "transport: TCP", "-t", NULL, 0, 0, 0},
+    {"traddr", RPC_STR, AT(traddr), RPC_REQUIRED, "address or host name", "-a", NULL, 0, 0, 255},
+    {"adrfam", RPC_STR, AT(adrfam), 0, "IPv4 or IPv6", "-f", NULL, 0, 0, 0},
+    {"trsvcid", RPC_STR, AT(trsvcid), 0, "port (default 4420)", "-s", NULL, 0, 0, 32},
+    {"priority", RPC_STR, AT(priority), RPC_UNSUPPORTED, "socket priority", "-p", NULL, 0, 0, 0},
+    {"subnqn", RPC_STR, AT(subnqn), RPC_NQN, "NQN of the remote subsystem", "-n", NULL, 0, 0, 0},
+    {"hostnqn", RPC_STR, AT(hostnqn), RPC_NQN, "our NQN", "-q", NULL, 0, 0, 0},
+    {"hostaddr", RPC_STR, AT(hostaddr), 0, "our address", "-i", NULL, 0, 0, 255},
+    {"hostsvcid", RPC_STR, AT(hostsvcid), 0, "our port", "-c", NULL, 0, 0, 32},
+    {"prchk_reftag", RPC_BOOL, AT(prchk_reftag), RPC_UNSUPPORTED, "", "-r", NULL, 0, 0, 0},
+    {"prchk_guard", RPC_BOOL, AT(prchk_guard), RPC_UNSUPPORTED, "", "-g", NULL, 0, 0, 0},
+    {"hdgst", RPC_BOOL, AT(hdgst), 0, "header digests", "-e", NULL, 0, 0, 0},
+    {"ddgst", RPC_BOOL, AT(ddgst), 0, "data digests", "-d", NULL, 0, 0, 0},
+    {"fabrics_connect_timeout_us", RPC_U64, AT(connect_timeout_us), 0,
+     "microseconds for the first connection (default 10 s)", NULL, "fabrics-timeout", 0, 0, 3600000000},
+    {"multipath", RPC_STR, AT(multipath), 0, "failover or disable: one path per name", "-x", NULL, 0, 0, 0},
+    {"num_io_queues", RPC_U32, AT(num_io_queues), 0, "at most so many I/O queues", NULL, NULL, 0, 0, 65535},
+    {"ctrlr_loss_timeout_sec", RPC_I32, AT(loss_timeout), RPC_UNSUPPORTED,
+     "-1: connects again for ever", "-l", NULL, 0, 0, 0},
+    {"reconnect_delay_sec", RPC_U32, AT(reconnect_delay), RPC_UNSUPPORTED, "1: every second", "-o", NULL,
+     0, 0, 1},
+    {"fast_io_fail_timeout_sec", RPC_U32, AT(fast_io_fail), RPC_UNSUPPORTED,
+     "0: I/O waits for the connection", "-u", NULL, 0, 0, 0},
+    {"psk", RPC_STR, AT(psk), RPC_UNSUPPORTED | RPC_SECRET, "TLS key", "-k", NULL, 0, 0, 0},
+    {"max_bdevs", RPC_U32, AT(max_bdevs), 0, "at most so many namespaces (default 128)", "-m", NULL, 0, 1,
+     NAMESPACES_MAX},
+    {"dhchap_key", RPC_STR, AT(dhchap_key), RPC_UNSUPPORTED | RPC_SECRET, "", NULL, NULL, 0, 0, 0},
+    {"dhchap_ctrlr_key", RPC_STR, AT(dhchap_ctrlr_key), RPC_UNSUPPORTED | RPC_SECRET, "", NULL, NULL, 0,
+     0, 0},
+    {"allow_unrecognized_csi", RPC_BOOL, AT(allow_unrecognized_csi), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0,
+     0},
+    {"multipath_opts", RPC_JSON, AT(multipath_opts), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0, 0},
+    {"disable_sq_flow_control", RPC_BOOL, AT(no_flow_control), 0, "ask for no SQ flow control", NULL, NULL,
+     0, 0, 0},
+    {"_namespaces", RPC_JSON, AT(namespaces), 0, "", NULL, NULL, 0, 0, 0},
+};
+
+/* ---- what is saved of the namespaces, so that their bdevs can exist before the target answers ---- */
+
+static json_t *hex_json(const uint8_t *b, size_t n)
+{
+    char text[33];
+
+    for (size_t i = 0; i < n; i++)
+        snprintf(text + 2 * i, 3, "%02x", b[i]);
+    return json_string(text);
+}
+
+static bool hex_value(json_t *v, uint8_t *b, size_t n)
+{
+    const char *text = json_string_value(v);
+
+    if (!text || strlen(text) != 2 * n)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        unsigned byte;
+
+        if (!isxdigit((unsigned char)text[2 * i]) || !isxdigit((unsigned char)text[2 * i + 1]) ||
+            sscanf(text + 2 * i, "%2x", &byte) != 1)
+            return false;
+        b[i] = (uint8_t)byte;
+    }
+    return true;
+}
+
+/* From malloc; NULL: none or out of memory. */
+static struct nvme_of_namespace *namespaces_of(const struct nvme_of_host *host, unsigned *ret_n)
+{
+    unsigned n = nvme_of_namespaces(host, NULL, 0);
+    struct nvme_of_namespace *list = n ? calloc(n, sizeof(*list)) : NULL;
+
+    *ret_n = list ? MIN(n, nvme_of_namespaces(host, list, n)) : 0;
+    return list;
+}
+
+static json_t *namespaces_json(const struct nvme_of_host *host)
+{
+    unsigned n;
+    struct nvme_of_namespace *ns = namespaces_of(host, &n);
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < n; i++)
+        json_array_append_new(
+            list, json_pack("{s:I,s:I,s:I,s:o,s:o,s:o}", "nsid", (json_int_t)ns[i].nsid, "block_size",
+                            (json_int_t)ns[i].block_bytes, "num_blocks", (json_int_t)ns[i].nblocks, "uuid",
+                            uuid_json(&ns[i].uuid), "nguid", hex_json(ns[i].nguid, 16), "eui64",
+                            hex_json(ns[i].eui64, 8)));
+    free(ns);
+    return list;
+}
+
+static json_t *bdev_names_json(const struct nvme_of_host *host)
+{
+    unsigned n;
+    struct nvme_of_namespace *ns = namespaces_of(host, &n);
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < n; i++)
+        json_array_append_new(list, json_string(ns[i].bdev));
+    free(ns);
+    return list;
+}
+
+static bool namespace_value(json_t *v, struct nvme_of_namespace *ns)
+{
+    json_int_t nsid = json_integer_value(json_object_get(v, "nsid"));
+    json_int_t block = json_integer_value(json_object_get(v, "block_size"));
+    json_int_t blocks = json_integer_value(json_object_get(v, "num_blocks"));
+    const char *uuid = json_string_value(json_object_get(v, "uuid"));
+
+    *ns = (struct nvme_of_namespace){0};
+    if (nsid <= 0 || nsid > 0xfffffffe || block <= 0 || block > UINT32_MAX || blocks <= 0 || !uuid)
+        return false;
+    ns->nsid = (uint32_t)nsid;
+    ns->block_bytes = (uint32_t)block;
+    ns->nblocks = (uint64_t)blocks;
+    return bdev_uuid_parse(uuid, &ns->uuid) == 0 &&
+           hex_value(json_object_get(v, "nguid"), ns->nguid, 16) &&
+           hex_value(json_object_get(v, "eui64"), ns->eui64, 8);
+}
+
+/* From malloc; NULL: none are known. false: they are damaged. */
+static bool known_namespaces(json_t *saved, struct nvme_of_namespace **ret, unsigned *ret_n)
+{
+    size_t n = json_array_size(saved);
+    struct nvme_of_namespace *list;
+
+    *ret = NULL;
+    *ret_n = 0;
+    if (n == 0)
+        return true;
+    list = n <= NAMESPACES_MAX ? calloc(n, sizeof(*list)) : NULL;
+    if (!list)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        if (!namespace_value(json_array_get(saved, i), &list[i])) {
+            free(list);
+            return false;
+        }
+    }
+    *ret = list;
+    *ret_n = (unsigned)n;
+    return true;
+}
+
+/* ---- attach ---- */
+
+/* The namespaces have changed behind our back: save the attach call anew. */
+static void namespaces_changed(void *arg, struct nvme_of_host *host)
+{
+    struct control_ctx *ctx = arg;
+    json_t *params = json_object_get(ctx->attached, nvme_of_name(host));
+    char *key = key_of_nvme_of(nvme_of_name(host));
+    struct rpc_change change = {key, "bdev_nvme_attach_controller", params};
+    struct err err = {0};
+
+    if (params) { /* else the attach call has not been answered yet, and will save them */
+        json_object_set_new(params, "_namespaces", namespaces_json(host));
+        if (ctx->env && ctx->env->save && ctx->env->save(ctx->env->save_arg, &change, 1, &err) < 0)
+            log_line(LOG_ERROR, "control", "%s: namespaces not saved: %s", nvme_of_name(host), err.msg);
+    }
+    free(key);
+}
+
+struct attach {
+    struct control_ctx *ctx;
+    struct rpc_request *req;
+};
+
+static void attached(void *arg, struct nvme_of_host *host, const struct err *err)
+{
+    struct attach at = *(struct attach *)arg;
+    static const struct err unknown = {-EIO, "cannot attach"};
+
+    free(arg);
+    if (!host) {
+        rpc_error_from(at.req, err ? err : &unknown);
+        return;
+    }
+    rpc_journal_amend(at.req, "_namespaces", namespaces_json(host));
+    if (!at.ctx->attached)
+        at.ctx->attached = json_object();
+    json_object_set_new(at.ctx->attached, nvme_of_name(host), json_copy(rpc_saved_params(at.req)));
+    save_put(at.req, key_of_nvme_of(nvme_of_name(host)));
+    rpc_result(at.req, bdev_names_json(host));
+}
+
+static void bdev_nvme_attach_controller(void *arg, struct rpc_request *req, const void *args)
+{
+    const struct attach_args *a = args;
+    struct control_ctx *ctx = arg;
+    struct nvme_of_namespace *known;
+    unsigned nknown;
+    struct attach *at;
+    struct err err = {0};
+    int rc;
+
+    if (a->multipath && strcasecmp(a->multipath, "failover") != 0 &&
+        strcasecmp(a->multipath, "disable") != 0) {
+        rpc_error(req, -ENOTSUP, "parameter 'multipath' is not supported with the value '%.30s'",
+                  a->multipath);
+        return;
+    }
+    if (!a->subnqn) {
+        rpc_error(req, RPC_ERR_PARAMS,
+                  "Invalid parameters: 'subnqn' is missing (discovery by attach is not supported)");
+        return;
+    }
+    if (!known_namespaces(a->namespaces, &known, &nknown)) {
+        rpc_error(req, -EINVAL, "'%s': the saved namespaces are damaged", a->name);
+        return;
+    }
+    at = malloc(sizeof(*at));
+    if (!at) {
+        free(known);
+        rpc_error(req, -ENOMEM, "out of memory");
+        return;
+    }
+    *at = (struct attach){ctx, req};
+    struct nvme_of_opts opts = {
+        .name = a->name,
+        .trtype = a->trtype,
+        .adrfam = a->adrfam,
+        .traddr = a->traddr,
+        .trsvcid = a->trsvcid,
+        .subnqn = a->subnqn,
+        .hostnqn = a->hostnqn,
+        .hostaddr = a->hostaddr,
+        .hostsvcid = a->hostsvcid,
+        .hdgst = a->hdgst,
+        .ddgst = a->ddgst,
+        .disable_sq_flow = a->no_flow_control,
+        .num_io_queues = a->num_io_queues,
+        .max_bdevs = a->max_bdevs,
+        .connect_timeout_us = a->connect_timeout_us,
+        .known = known,
+        .nknown = nknown,
+        .changed = namespaces_changed,
+        .changed_arg = ctx,
+    };
+    rc = nvme_of_attach(ctx->nvme_of, &opts, attached, at, &err);
+    free(known);
+    if (rc < 0) {
+        free(at);
+        rpc_error_from(req, &err);
+    }
+}
+
+/* ---- detach ---- */
+
+struct detach_args {
+    const char *name, *trtype, *traddr, *adrfam, *trsvcid, *subnqn, *hostaddr, *hostsvcid;
+};
+#define DETACH(member) offsetof(struct detach_args, member)
+static const struct rpc_param detach_params[] = {
+    {"name", RPC_STR, DETACH(name), RPC_REQUIRED | RPC_POSITIONAL | RPC_NAME, "name of the controller", NULL,
+     NULL, 0, 0, 0},
+    {"trtype", RPC_STR, DETACH(trtype), 0, "only this path: transport", "-t", NULL, 0, 0, 0},
+    {"traddr", RPC_STR, DETACH(traddr), 0, "address", "-a", NULL, 0, 0, 0},
+    {"adrfam", RPC_STR, DETACH(adrfam), 0, "IPv4 or IPv6", "-f", NULL, 0, 0, 0},
+    {"trsvcid", RPC_STR, DETACH(trsvcid), 0, "port", "-s", NULL, 0, 0, 0},
+    {"subnqn", RPC_STR, DETACH(subnqn), 0, "NQN of the remote subsystem", "-n", NULL, 0, 0, 0},
+    {"hostaddr", RPC_STR, DETACH(hostaddr), RPC_UNSUPPORTED, "our address", "-i", NULL, 0, 0, 0},
+    {"hostsvcid", RPC_STR, DETACH(hostsvcid), RPC_UNSUPPORTED, "our port", "-c", NULL, 0, 0, 0},
+};
+
+struct detach {
+    struct control_ctx *ctx;
+    struct rpc_request *req;
+    char name[64];
+};
+
+static void detached(void *arg)
+{
+    struct detach *d = arg;
+
+    json_object_del(d->ctx->attached, d->name);
+    save_drop(d->req, key_of_nvme_of(d->name));
+    rpc_true(d->req);
+    free(d);
+}
+
+static void bdev_nvme_detach_controller(void *arg, struct rpc_request *req, const void *args)
+{
+    const struct detach_args *a = args;
+    struct control_ctx *ctx = arg;
+    struct nvme_of_host *host = nvme_of_find(ctx->nvme_of, a->name);
+    struct detach *d;
+    struct err err = {0};
+
+    if (!host) {
+        rpc_error(req, -ENODEV, "no NVMe-oF controller '%s'", a->name);
+        return;
+    }
+    if (!nvme_of_is(host, a->trtype, a->adrfam, a->traddr, a->trsvcid, a->subnqn)) {
+        rpc_error(req, -ENODEV, "NVMe-oF controller '%s' has no such path", a->name);
+        return;
+    }
+    d = malloc(sizeof(*d));
+    if (!d) {
+        rpc_error(req, -ENOMEM, "out of memory");
+        return;
+    }
+    *d = (struct detach){.ctx = ctx, .req = req};
+    snprintf(d->name, sizeof(d->name), "%s", a->name);
+    if (nvme_of_detach(host, detached, d, &err) < 0) {
+        free(d);
+        rpc_error_from(req, &err);
+    }
+}
+
+/* ---- list ---- */
+
+struct get_args {
+    const char *name;
+};
+static const struct rpc_param get_params[] = {
+    {"name", RPC_STR, offsetof(struct get_args, name), RPC_NAME, "only this one", "-n", NULL, 0, 0, 0},
+};
+
+static void add_host(struct nvme_of_host *host, void *arg)
+{
+    json_array_append_new(arg, nvme_of_describe(host));
+}
+
+static void bdev_nvme_get_controllers(void *arg, struct rpc_request *req, const void *args)
+{
+    const struct get_args *a = args;
+    struct control_ctx *ctx = arg;
+    struct nvme_of_host *host = a->name ? nvme_of_find(ctx->nvme_of, a->name) : NULL;
+    json_t *list;
+
+    if (a->name && !host) {
+        rpc_error(req, -ENODEV, "no NVMe-oF controller '%s'", a->name);
+        return;
+    }
+    list = json_array();
+    if (host)
+        add_host(host, list);
+    else
+        nvme_of_for_each(ctx->nvme_of, add_host, list);
+    rpc_result(req, list);
+}
+
+static const struct rpc_method methods[] = {
+    {"bdev_nvme_attach_controller", RPC_PARAMS(attach_params), sizeof(struct attach_args),
+     bdev_nvme_attach_controller, "connect to a remote NVMe subsystem", RPC_JOURNAL,
+     "array of bdev names"},
+    {"bdev_nvme_detach_controller", RPC_PARAMS(detach_params), sizeof(struct detach_args),
+     bdev_nvme_detach_controller, "disconnect and delete its bdevs", RPC_JOURNAL, "true"},
+    {"bdev_nvme_get_controllers", RPC_PARAMS(get_params), sizeof(struct get_args),
+     bdev_nvme_get_controllers, "list remote controllers", 0,
+     "array of {name, ctrlrs: [{state, trid, cntlid, host}]}"},
+};
+const struct rpc_method_table bdev_nvme_methods = RPC_TABLE(methods);

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "control/inside.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- keys ---- */
+
+static void add_part(FILE *f, const char *part)
+{
+    for (; *part; part++) {
+        if (*part == '/' || *part == '%')
+            fprintf(f, "%%%02X", (unsigned char)*part);
+        else
+            fputc(*part, f);
+    }
+}
+
+/* Parts at even places are ours ("nvme/"), those at odd places are foreign names. */
+static char *key_of(const char *const *parts, unsigned n)
+{
+    char *text = NULL;
+    size_t size = 0;
+    FILE *f = open_memstream(&text, &size);
+
+    if (!f)
+        abort();
+    for (unsigned i = 0; i < n; i++) {
+        if (i % 2)
+            add_part(f, parts[i]);
+        else
+            fputs(parts[i], f);
+    }
+    if (fclose(f) != 0)
+        abort();
+    return text;
+}
+#define KEY(...)                                                                                   \
+    key_of((const char *const[]){__VA_ARGS__}, ARRAY_SIZE(((const char *const[]){__VA_ARGS__})))
+
+struct number {
+    char text[16];
+};
+
+static struct number number_of(uint32_t n)
+{
+    struct number s;
+
+    snprintf(s.text, sizeof(s.text), "%u", n);
+    return s;
+}
+
+char *key_of_bdev(const char *name)
+{
+    return KEY("bdev/", name);
+}
+
+char *key_of_nvme_of(const char *name)
+{
+    return KEY("nvme_of/", name);
+}
+
+char *key_of_subsystem(const char *nqn)
+{
+    return KEY("nvme/", nqn);
+}
+
+char *key_of_namespace(const char *nqn, uint32_t nsid)
+{
+    struct number id = number_of(nsid);
+
+    return KEY("nvme/", nqn, "/ns/", id.text);
+}
+
+char *key_of_controller(const char *nqn, const char *ctrl_id)
+{
+    return KEY("nvme/", nqn, "/ctrl/", ctrl_id);
+}
+
+char *key_of_attachment(const char *nqn, const char *ctrl_id, uint32_t nsid)
+{
+    struct number id = number_of(nsid);
+
+    return KEY("nvme/", nqn, "/ctrl/", ctrl_id, "/ns/", id.text);
+}
+
+char *key_of_run_state(const char *nqn, const char *ctrl_id)
+{
+    return KEY("nvme/", nqn, "/ctrl/", ctrl_id, "/running");
+}
+
+void save_put(struct rpc_request *req, char *key)
+{
+    rpc_journal_put(req, key);
+    free(key);
+}
+
+void save_drop(struct rpc_request *req, char *key)
+{
+    rpc_journal_drop(req, key);
+    free(key);
+}
+
+/* ---- values ---- */
+
+json_t *uuid_json(const struct bdev_uuid *uuid)
+{
+    char text[37];
+
+    bdev_uuid_format(uuid, text);
+    return json_string(text);
+}
+
+bool uuid_param(struct rpc_request *req, const char *member, const char *text, struct bdev_uuid *ret)
+{
+    if (bdev_uuid_parse(text, ret) == 0)
+        return true;
+    rpc_error(req, RPC_ERR_PARAMS, "Invalid parameters: '%s' is '%.60s', not a UUID", member, text);
+    return false;
+}
+
+/* ---- objects by name ---- */
+
+struct nvme_subsystem *need_subsystem(struct control_ctx *ctx, struct rpc_request *req, const char *nqn)
+{
+    struct nvme_subsystem *ss = nvme_subsystem_find(ctx->subsystems, nqn);
+
+    if (!ss)
+        rpc_error(req, -ENODEV, "no NVMe subsystem '%s'", nqn);
+    return ss;
+}
+
+struct nvme_ctrl *need_controller(struct control_ctx *ctx, struct rpc_request *req,
+                                  const char *ctrl_id)
+{
+    struct nvme_ctrl *ctrl = nvme_ctrl_find(ctx->subsystems, ctrl_id);
+
+    if (!ctrl)
+        rpc_error(req, -ENODEV, "no NVMe controller '%s'", ctrl_id);
+    return ctrl;
+}
+
+struct bdev *need_bdev(struct control_ctx *ctx, struct rpc_request *req, const char *name)
+{
+    struct bdev *bd = bdev_find(ctx->bdevs, name);
+
+    if (!bd)
+        rpc_error(req, -ENODEV, "no bdev '%s'", name);
+    return bd;
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * control/control.h - the service's RPC methods and what they act on.
+ * Thread: control. */
+#ifndef CONTROL_CONTROL_H
+#define CONTROL_CONTROL_H
+
+#include "backends/nvme_of/nvme_of.h"
+#include "bdev/bdev.h"
+#include "devices/nvme/nvme.h"
+#include "link/client.h"
+#include "rpc/dispatch.h"
+
+/* Filled by the program before the first call, but for the last part. */
+struct control_ctx {
+    struct reactor *reactor; /* control */
+    struct reactor **reactors; /* I/O */
+    unsigned nreactors;
+    struct bdev_set *bdevs;
+    struct nvme_subsystems *subsystems;
+    struct nvme_of *nvme_of;
+    struct link_client *link;
+    const struct rpc_env *env; /* the one with this ctx: its save() takes changes that no call makes */
+
+    /* control's own, zeroed by the program */
+    bool running;         /* the replay is over */
+    struct list *waiting; /* calls of framework_wait_init */
+    json_t *run_after_replay; /* ctrl_id: true (resume it at the end of the replay) or false */
+    json_t *attached;         /* name of an NVMe-oF controller: the params it was attached with */
+};
+
+extern const struct rpc_method_set control_methods;
+
+/* Resumes the controllers that were not suspended when they were saved, then calls done (once, maybe inside) and answers
+ * framework_wait_init. Failures are logged and shown in the controllers' state. */
+void control_replay_finished(struct control_ctx *ctx, void (*done)(void *arg, unsigned failed), void *arg);
+/* Frees control's own part; no call is running. */
+void control_ctx_clear(struct control_ctx *ctx);
+
+#endif

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * control/inside.h - shared by the method files of this room. */
+#ifndef CONTROL_INSIDE_H
+#define CONTROL_INSIDE_H
+
+#include "control/control.h"
+
+extern const struct rpc_method_table bdev_methods, bdev_file_methods, bdev_memory_methods, bdev_nvme_methods,
+    emulation_methods, general_methods, nvme_controller_methods, nvme_namespace_methods,
+    nvme_subsystem_methods;
+
+/* Keys of the saved configuration, "nvme/<nqn>/ns/1": any part may hold '/', which is escaped. From malloc, never NULL
+ * (the process ends when there is no memory for 300 bytes). ns 0 and ctrl NULL: leave that part out. */
+char *key_of_bdev(const char *name);
+char *key_of_nvme_of(const char *name);
+char *key_of_subsystem(const char *nqn);
+char *key_of_namespace(const char *nqn, uint32_t nsid);
+char *key_of_controller(const char *nqn, const char *ctrl_id);
+char *key_of_attachment(const char *nqn, const char *ctrl_id, uint32_t nsid);
+char *key_of_run_state(const char *nqn, const char *ctrl_id);
+/* rpc_journal_put/drop, and free(key). */
+void save_put(struct rpc_request *req, char *key);
+void save_drop(struct rpc_request *req, char *key);
+
+/* uuid.c's text form as a new JSON string. */
+json_t *uuid_json(const struct bdev_uuid *uuid);
+
+/* Answers -EINVAL naming the member, or gives the UUID. false: answered. */
+bool uuid_param(struct rpc_request *req, const char *member, const char *text, struct bdev_uuid *ret);
+
+/* Objects by name; NULL: answered -ENODEV. */
+struct nvme_subsystem *need_subsystem(struct control_ctx *ctx, struct rpc_request *req, const char *nqn);
+struct nvme_ctrl *need_controller(struct control_ctx *ctx, struct rpc_request *req,
+                                  const char *ctrl_id);
+struct bdev *need_bdev(struct control_ctx *ctx, struct rpc_request *req, const char *name);
+
+/* The objects of the list calls; new references. */
+json_t *controller_json(struct control_ctx *ctx, struct nvme_ctrl *ctrl);
+json_t *namespace_json(struct control_ctx *ctx, struct nvme_ns *ns);
+
+/* After the destruction of one or all controllers of a subsystem. */
+void forget_run_state(struct control_ctx *ctx, const char *ctrl_id);
+
+#endif

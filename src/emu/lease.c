@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Leases: at most one service holds a function. It loses it by giving it back, or by dying, and then only when the fence has
+ * passed; who asked meanwhile gets it next. */
+#include "base/log.h"
+#include "base/util.h"
+#include "emu/emu.h"
+#include "guest/memory.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { IRQS_PER_MESSAGE = 64 };
+
+/* A LINK_OPEN that waits for the last holder's fence. */
+struct waiter {
+    struct list node;
+    struct link_conn *conn;
+    struct link_msg msg;
+};
+
+/* ---- talking to the holder ---- */
+
+struct link_conn *lease_conn(const struct emu_function *fn)
+{
+    return fn->holder ? fn->holder->conn : NULL;
+}
+
+void lease_tell(struct emu_function *fn, struct link_msg *msg, const int *fds, unsigned nfds)
+{
+    struct link_conn *conn = lease_conn(fn);
+
+    if (!conn)
+        return;
+    msg->function = fn->index;
+    link_send(conn, msg, fds, nfds);
+}
+
+void lease_tell_dma(struct emu_function *fn, const struct vfio_user_dma *dma)
+{
+    struct link_msg msg = {.type = LINK_MEM_ADD, .cookie = dma->id};
+
+    msg.mem.id = dma->id;
+    msg.mem.prot = dma->prot;
+    msg.mem.gpa = dma->iova;
+    msg.mem.size_bytes = dma->size_bytes;
+    msg.mem.fd_offset = dma->fd_offset;
+    lease_tell(fn, &msg, &dma->fd, 1);
+}
+
+/* One message for each run of vectors that all have eventfds, or all have none. */
+void lease_tell_irqs(struct emu_function *fn, unsigned start, unsigned count)
+{
+    unsigned end = start + count;
+
+    while (start < end) {
+        bool assigned = vfio_user_irq_fd(fn->vu, start) >= 0;
+        struct link_msg msg = {.type = LINK_IRQ};
+        int fds[IRQS_PER_MESSAGE];
+        unsigned n = 0;
+
+        while (start + n < end && n < IRQS_PER_MESSAGE &&
+               (vfio_user_irq_fd(fn->vu, start + n) >= 0) == assigned) {
+            fds[n] = vfio_user_irq_fd(fn->vu, start + n);
+            n++;
+        }
+        msg.irq.start = start;
+        msg.irq.count = n;
+        lease_tell(fn, &msg, fds, assigned ? n : 0);
+        start += n;
+    }
+}
+
+void lease_wake(struct emu_function *fn)
+{
+    if (lease_conn(fn))
+        service_wake(fn->holder, fn->wake_reactor, fn->wake_slot);
+}
+
+/* ---- granting ---- */
+
+static void refuse(struct link_conn *conn, const struct link_msg *msg, int rc, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+static void refuse(struct link_conn *conn, const struct link_msg *msg, int rc, const char *fmt, ...)
+{
+    struct link_msg answer = {
+        .type = LINK_OPENED, .function = msg->function, .cookie = msg->cookie, .rc = rc};
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(answer.text, sizeof(answer.text), fmt, ap);
+    va_end(ap);
+    link_send(conn, &answer, NULL, 0);
+}
+
+static void tell_dma(void *arg, const struct vfio_user_dma *dma)
+{
+    lease_tell_dma(arg, dma);
+}
+
+static void grant(struct emu_function *fn, struct link_conn *conn, const struct link_msg *open)
+{
+    struct link_msg msg = {.type = LINK_OPENED, .cookie = open->cookie};
+    struct err err = {0};
+    int fds[2];
+
+    if (function_memory(fn, &err) < 0) {
+        refuse(conn, open, err.code, "%s", err.msg);
+        return;
+    }
+    fn->holder = link_service(conn);
+    fn->holder->nleases++;
+    fn->wake_reactor = open->open.reactor;
+    fn->wake_slot = open->open.slot;
+    memcpy(fn->info.ctrl_id, open->open.ctrl_id, sizeof(fn->info.ctrl_id));
+    function_changed(fn);
+    log_line(LOG_INFO, "emu", "function %s: leased to %s (pid %u) for '%s'", fn->info.vuid,
+             fn->holder->name, fn->holder->pid, fn->info.ctrl_id);
+    fds[0] = fn->state_fd;
+    fds[1] = fn->doorbell_fd;
+    lease_tell(fn, &msg, fds, 2);
+    vfio_user_dma_for_each(fn->vu, tell_dma, fn);
+    lease_tell_irqs(fn, 0, fn->info.num_msix);
+    msg = (struct link_msg){.type = LINK_SYNCED, .cookie = open->cookie};
+    lease_tell(fn, &msg, NULL, 0);
+    msg = (struct link_msg){.type = LINK_FLAGS};
+    lease_tell(fn, &msg, NULL, 0);
+}
+
+static void refuse_busy(struct emu_function *fn, struct link_conn *conn, const struct link_msg *msg)
+{
+    refuse(conn, msg, -EBUSY, "function %s is held by %s (pid %u) for '%s'", fn->info.vuid,
+           fn->holder->name, fn->holder->pid, fn->info.ctrl_id);
+}
+
+/* The first that waits gets it; the others learn that it is taken. */
+static void serve_waiters(struct emu_function *fn)
+{
+    struct list *node;
+
+    while ((node = list_pop(&fn->waiters))) {
+        struct waiter *w = list_entry(node, struct waiter, node);
+
+        if (fn->holder)
+            refuse_busy(fn, w->conn, &w->msg);
+        else
+            grant(fn, w->conn, &w->msg);
+        free(w);
+    }
+}
+
+void lease_end(struct emu_function *fn)
+{
+    struct service *s = fn->holder;
+
+    if (!s)
+        return;
+    log_line(LOG_INFO, "emu", "function %s: free again", fn->info.vuid);
+    fn->holder = NULL;
+    s->nleases--;
+    fn->info.ctrl_id[0] = '\0';
+    fn->failed[0] = '\0'; /* whatever was held on to, nobody does any more */
+    reset_alone(fn);
+    vfio_user_dma_detached_all(fn->vu);
+    function_changed(fn);
+    serve_waiters(fn);
+}
+
+/* ---- messages ---- */
+
+static struct emu_function *function_of(struct link_conn *conn, const struct link_msg *msg)
+{
+    struct emu *emu = link_emu(conn);
+
+    return msg->function < emu->nfunctions ? emu->functions[msg->function] : NULL;
+}
+
+/* The function when the sender holds it, else NULL. */
+static struct emu_function *held_function(struct link_conn *conn, const struct link_msg *msg)
+{
+    struct emu_function *fn = function_of(conn, msg);
+
+    return fn && fn->holder && fn->holder == link_service(conn) ? fn : NULL;
+}
+
+int lease_open(struct link_conn *conn, const struct link_msg *msg)
+{
+    struct emu_function *fn = function_of(conn, msg);
+    struct service *s = link_service(conn);
+    struct waiter *w;
+
+    if (!s || !fn || msg->open.reactor >= s->reactors || msg->open.slot >= WAKE_SLOTS ||
+        !memchr(msg->open.ctrl_id, '\0', sizeof(msg->open.ctrl_id)))
+        return -EBADMSG;
+    if (!fn->vu) {
+        refuse(conn, msg, -EOPNOTSUPP,
+               "function %s: virtio-blk functions are listed but cannot be served yet", fn->info.vuid);
+        return 0;
+    }
+    /* Its end may be in the same batch of events, behind this message. */
+    if (fn->holder && fn->holder != s)
+        service_check_dead(fn->holder);
+    if (!fn->holder) {
+        grant(fn, conn, msg);
+        return 0;
+    }
+    if (fn->holder->conn) {
+        refuse_busy(fn, conn, msg);
+        return 0;
+    }
+    w = malloc(sizeof(*w));
+    if (!w) {
+        refuse(conn, msg, -ENOMEM, "function %s: no memory", fn->info.vuid);
+        return 0;
+    }
+    w->conn = conn;
+    w->msg = *msg;
+    list_append(&fn->waiters, &w->node);
+    log_line(LOG_INFO, "emu", "function %s: %s (pid %u) waits for the end of pid %u", fn->info.vuid, s->name,
+             s->pid, fn->holder->pid);
+    return 0;
+}
+
+int lease_cancel(struct link_conn *conn, const struct link_msg *msg)
+{
+    struct emu_function *fn = function_of(conn, msg);
+
+    if (!fn)
+        return -EBADMSG;
+    list_for_each_safe(it, &fn->waiters)
+    {
+        struct waiter *w = list_entry(it, struct waiter, node);
+
+        if (w->conn != conn || w->msg.cookie != msg->cookie)
+            continue;
+        list_remove(&w->node);
+        refuse(conn, &w->msg, -ECANCELED, "cancelled");
+        free(w);
+    }
+    return 0; /* not there: it was answered in the meantime */
+}
+
+void lease_forget_waiters(struct emu *emu, const struct link_conn *conn)
+{
+    for (unsigned i = 0; i < emu->nfunctions; i++) {
+        list_for_each_safe(it, &emu->functions[i]->waiters)
+        {
+            struct waiter *w = list_entry(it, struct waiter, node);
+
+            if (w->conn != conn)
+                continue;
+            list_remove(&w->node);
+            free(w);
+        }
+    }
+}
+
+int lease_start(struct link_conn *conn, const struct link_msg *msg)
+{
+    struct emu_function *fn = held_function(conn, msg);
+    struct err err = {0};
+
+    if (!fn || atomic_load(&fn->regs.st->svc.initialized) != 1)
+        return -EBADMSG;
+    if (fn->started)
+        return 0;
+    if (vfio_user_listen(fn->vu, &err) < 0) {
+        function_fail(fn, "socket");
+        log_line(LOG_ERROR, "emu", "function %s: %s", fn->info.vuid, err.msg);
+        return 0;
+    }
+    fn->started = true;
+    function_changed(fn);
+    return 0;
+}
+
+int lease_release(struct link_conn *conn, const struct link_msg *msg)
+{
+    struct emu_function *fn = held_function(conn, msg);
+    struct link_msg answer = {
+        .type = LINK_RELEASED, .function = msg->function, .cookie = msg->cookie};
+
+    if (!fn)
+        return -EBADMSG;
+    link_send(conn, &answer, NULL, 0); /* before anything a next lease of the same service brings */
+    lease_end(fn);
+    return 0;
+}
+
+int lease_detached(struct link_conn *conn, const struct link_msg *msg)
+{
+    struct emu_function *fn = held_function(conn, msg);
+
+    if (!fn || msg->cookie == 0 || msg->cookie > UINT32_MAX)
+        return -EBADMSG;
+    vfio_user_dma_detached(fn->vu, (uint32_t)msg->cookie);
+    return 0;
+}
+
+int lease_reset_done(struct link_conn *conn, const struct link_msg *msg)
+{
+    struct emu_function *fn = held_function(conn, msg);
+
+    return fn ? reset_answered(fn, msg->cookie, msg->reset.epoch) : -EBADMSG;
+}
