@@ -26,6 +26,7 @@ struct control_ctx {
     bool running;         /* the replay is over */
     struct list *waiting; /* calls of framework_wait_init */
     json_t *run_after_replay; /* ctrl_id: true (resume it at the end of the replay) or false */
+    json_t *placement;        /* ctrl_id: index of its reactor */
     json_t *attached;         /* name of an NVMe-oF controller: the params it was attached with */
 };
 

@@ -247,5 +247,6 @@ void control_ctx_clear(struct control_ctx *c)
     answer_waiters(c);
     json_decref(c->run_after_replay);
     json_decref(c->attached);
-    c->run_after_replay = c->attached = NULL;
+    json_decref(c->placement);
+    c->run_after_replay = c->attached = c->placement = NULL;
 }

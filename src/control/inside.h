@@ -7,7 +7,8 @@
 #include "control/control.h"
 
 extern const struct rpc_method_table bdev_methods, bdev_file_methods, bdev_memory_methods, bdev_nvme_methods,
-    emulation_methods, general_methods, nvme_controller_methods, nvme_namespace_methods,
+    emulation_methods, general_methods, nvme_controller_methods,
+    nvme_controller_list_methods, nvme_namespace_methods,
     nvme_subsystem_methods;
 
 /* Keys of the saved configuration, "nvme/<nqn>/ns/1": any part may hold '/', which is escaped. From malloc, never NULL

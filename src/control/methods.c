@@ -5,7 +5,7 @@
 
 static const struct rpc_method_table *const tables[] = {
     &general_methods,        &emulation_methods,      &nvme_subsystem_methods,
-    &nvme_namespace_methods, &nvme_controller_methods, &bdev_methods,
+    &nvme_namespace_methods, &nvme_controller_methods, &nvme_controller_list_methods, &bdev_methods,
     &bdev_memory_methods,    &bdev_file_methods,      &bdev_nvme_methods,
 };
 const struct rpc_method_set control_methods = {tables, ARRAY_SIZE(tables)};

@@ -294,9 +294,10 @@ int lease_detached(struct link_conn *conn, const struct link_msg *msg)
 {
     struct emu_function *fn = held_function(conn, msg);
 
-    if (!fn || msg->cookie == 0 || msg->cookie > UINT32_MAX)
+    if (msg->cookie == 0 || msg->cookie > UINT32_MAX) /* 0 would mean all */
         return -EBADMSG;
-    vfio_user_dma_detached(fn->vu, (uint32_t)msg->cookie);
+    if (fn) /* else it was given back in the meantime, and that was the answer */
+        vfio_user_dma_detached(fn->vu, (uint32_t)msg->cookie);
     return 0;
 }
 
@@ -304,5 +305,5 @@ int lease_reset_done(struct link_conn *conn, const struct link_msg *msg)
 {
     struct emu_function *fn = held_function(conn, msg);
 
-    return fn ? reset_answered(fn, msg->cookie, msg->reset.epoch) : -EBADMSG;
+    return fn ? reset_answered(fn, msg->cookie, msg->reset.epoch) : 0;
 }

@@ -47,7 +47,7 @@ static void end(struct emu_function *fn, bool alone)
 int reset_answered(struct emu_function *fn, uint64_t cookie, uint32_t epoch)
 {
     if (!fn->resetting || cookie != fn->reset_cookie)
-        return -EBADMSG;
+        return 0; /* of an earlier lease */
     if (epoch != atomic_load(&fn->regs.st->emu.epoch) + 1)
         return -EBADMSG;
     end(fn, false);

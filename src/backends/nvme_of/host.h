@@ -101,7 +101,7 @@ struct nvme_of_host {
     unsigned nscan_nsids, scan_at, nscan;
     char scan_refused[200];
     struct iovec iov;
-    _Alignas(4096) uint8_t buf[4096];
+    _Alignas(8) uint8_t buf[4096];
 
     struct list namespaces;
     unsigned leaving; /* bdevs not gone yet, when deleting */
@@ -140,8 +140,9 @@ int ns_add(struct nvme_of_host *h, const struct nvme_of_namespace *id, bool shar
            struct err *err);
 struct nof_ns *ns_find(struct nvme_of_host *h, uint32_t nsid);
 /* Compares what a target shows now with what we know: grows, holds or lets go. found: NULL when it
- * is missing. True when something to be saved has changed. */
-bool ns_update(struct nof_ns *ns, const struct nvme_of_namespace *found, bool live);
+ * is missing, refused may say why then. True when something to be saved has changed. */
+bool ns_update(struct nof_ns *ns, const struct nvme_of_namespace *found, bool live,
+               const char *refused);
 extern const struct bdev_ops nvme_of_bdev_ops;
 
 /* ---- queue.c ---- */
@@ -157,6 +158,7 @@ void queue_cancel(struct nof_queue *q, struct bdev_req *req);
 void queue_want(struct nof_queue *q, const struct nof_target *t);
 unsigned queue_qid(const struct nof_queue *q);
 struct nof_queue *queue_of_node(struct list *node);
+struct list *queue_node(struct nof_queue *q);
 void queue_free(struct nof_queue *q);
 
 #endif

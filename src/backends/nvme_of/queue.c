@@ -7,6 +7,7 @@
 #include "backends/nvme_of/status.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -466,11 +467,8 @@ static void hang_up(struct nof_queue *q)
     for (struct tcp_cmd *cmd = NULL; (cmd = tcp_next_busy(c, cmd));) {
         struct nof_io *io = cmd->arg;
 
-        if (!io || !cmd->started)
-            continue;
-        if (!io->uncertain || io->losses < UINT8_MAX)
-            io->losses++;
-        io->uncertain = true;
+        if (io && cmd->started)
+            io->uncertain = true;
     }
     tcp_close(c);
     q->open = q->up = false;
@@ -483,13 +481,14 @@ static void hang_up(struct nof_queue *q)
         io->rc = 0;
         io->retry = false;
     }
-    /* Whoever changes data that are being sent makes data digests wrong: the third try sends a
-     * copy. */
     list_for_each(it, &q->active)
     {
         struct nof_io *io = list_entry(it, struct nof_io, node);
 
-        if (io->losses >= 2 && io->req->op == BDEV_WRITE && q->target.tcp.ddgst)
+        /* Whoever changes data that are being sent makes data digests wrong: the third try sends a
+         * copy. */
+        if (io->losses < UINT8_MAX && ++io->losses >= 2 && io->req->op == BDEV_WRITE &&
+            q->target.tcp.ddgst)
             make_copy(io);
     }
     requeue_all(q, &q->active);
@@ -581,6 +580,11 @@ unsigned queue_qid(const struct nof_queue *q)
 struct nof_queue *queue_of_node(struct list *node)
 {
     return list_entry(node, struct nof_queue, node);
+}
+
+struct list *queue_node(struct nof_queue *q)
+{
+    return &q->node;
 }
 
 void queue_free(struct nof_queue *q)

@@ -341,7 +341,8 @@ nvme_status nvme_status_of(int rc, enum bdev_op op);
 uint64_t nvme_boot_ms(void);
 
 /* ---- transfer.c: small data of admin commands, by PRP ---- */
-nvme_status nvme_copy_to_host(struct nvme_req *req, const void *data, uint32_t bytes);
+/* Copies data_bytes and fills the rest of the bytes the host has asked for with zeroes. */
+nvme_status nvme_copy_to_host(struct nvme_req *req, const void *data, uint32_t data_bytes, uint32_t bytes);
 nvme_status nvme_copy_from_host(struct nvme_req *req, void *data, uint32_t bytes);
 /* The data pointer of a request (PRP or SGL) as req->io.iov. */
 nvme_status nvme_map_data(struct nvme_req *req, uint64_t bytes, uint32_t prot);

@@ -85,7 +85,7 @@ static uint32_t available(struct nvme_sq *sq)
 {
     uint32_t tail;
 
-    if (unlikely(sq->parked | sq->stopped || sq->delete_req))
+    if (unlikely(sq->parked || sq->stopped || sq->delete_req))
         return 0;
     tail = nvme_sq_tail(sq);
     if (likely(tail == sq->pos))
@@ -158,6 +158,14 @@ unsigned nvme_sq_fetch(struct nvme_sq *sq)
 
 /* ---- a request's way ---- */
 
+static void hold_expired(struct timer *t)
+{
+    struct nvme_dev *dev = container_of(t, struct nvme_dev, hold_timer);
+
+    nvme_dev_restart_held(dev);
+    nvme_dev_kick(dev);
+}
+
 static void hold(struct nvme_req *req)
 {
     struct nvme_dev *dev = req->sq->dev;
@@ -171,6 +179,8 @@ static void hold(struct nvme_req *req)
     dev->held_last = req;
     dev->nheld++;
     counter_add(&dev->memory_parked, 1);
+    if (!dev->hold_timer.armed)
+        timer_arm(dev->reactor, &dev->hold_timer, NVME_REMAP_US / 1000 + 10, hold_expired);
 }
 
 void nvme_req_start(struct nvme_req *req)
@@ -195,8 +205,6 @@ void nvme_req_finish(struct nvme_req *req, nvme_status status)
         reactor_now_us(dev->reactor) < dev->remap_until_us && !dev->dropping &&
         !req->sq->delete_req) {
         hold(req); /* the host is moving its memory about: the data may be back in a moment */
-        if (!dev->hold_timer.armed)
-            nvme_dev_restart_held(dev); /* arms the timer */
         return;
     }
     req->status = status;
@@ -231,8 +239,6 @@ void nvme_req_end(struct nvme_req *req, nvme_status status)
         if (req->detach != NVME_ATTACHED) {
             dev->remap_until_us = reactor_now_us(dev->reactor) + NVME_REMAP_US;
             hold(req);
-            if (!dev->hold_timer.armed)
-                nvme_dev_restart_held(dev);
             return;
         }
     }
@@ -244,14 +250,6 @@ void nvme_req_end(struct nvme_req *req, nvme_status status)
 
 /* ---- held requests ---- */
 
-static void hold_expired(struct timer *t)
-{
-    struct nvme_dev *dev = container_of(t, struct nvme_dev, hold_timer);
-
-    nvme_dev_restart_held(dev);
-    nvme_dev_kick(dev);
-}
-
 void nvme_dev_restart_held(struct nvme_dev *dev)
 {
     struct nvme_req *req = dev->held;
@@ -260,9 +258,6 @@ void nvme_dev_restart_held(struct nvme_dev *dev)
     if (dev->hold & ~(uint32_t)NVME_HOLD_ADMIN)
         return; /* resume looks again */
     timer_cancel(&dev->hold_timer);
-    if (reactor_now_us(dev->reactor) < dev->remap_until_us)
-        timer_arm(dev->reactor, &dev->hold_timer,
-                  (dev->remap_until_us - reactor_now_us(dev->reactor)) / 1000 + 10, hold_expired);
     dev->held = dev->held_last = NULL;
     dev->nheld = 0;
     for (; n > 0 && req; n--) { /* those that must go on waiting append themselves again */
