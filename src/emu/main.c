@@ -119,7 +119,7 @@ int main(int argc, char **argv)
         rc = topology_read(&emu.topology, o.topology, &err);
     if (rc == 0)
         rc = fd_mkdirs(o.run_dir, 0755, &err);
-    if (rc == 0 && !o.foreground && o.ready_fd < 0)
+    if (rc == 0 && o.detach)
         rc = detach(o.run_dir, &o.ready_fd, &err);
     if (rc == 0)
         rc = detach_lock(o.run_dir, &err);

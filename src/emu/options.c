@@ -13,13 +13,15 @@
 #include <strings.h>
 #include <unistd.h>
 
-enum { OPT_RUN_DIR = 256, OPT_STATE_DIR, OPT_TOPOLOGY, OPT_FOREGROUND, OPT_READY_FD, OPT_VERSION };
+enum { OPT_RUN_DIR = 256, OPT_STATE_DIR, OPT_TOPOLOGY, OPT_FOREGROUND,
+       OPT_DETACH, OPT_READY_FD, OPT_VERSION };
 
 static const struct option longs[] = {
     {"run-dir", required_argument, NULL, OPT_RUN_DIR},
     {"state-dir", required_argument, NULL, OPT_STATE_DIR},
     {"topology", required_argument, NULL, OPT_TOPOLOGY},
     {"foreground", no_argument, NULL, OPT_FOREGROUND},
+    {"detach", no_argument, NULL, OPT_DETACH},
     {"ready-fd", required_argument, NULL, OPT_READY_FD},
     {"log-level", required_argument, NULL, 'L'},
     {"version", no_argument, NULL, OPT_VERSION},
@@ -35,16 +37,16 @@ static void usage(void)
            "                       root): emu.sock for services, functions/<vuid>/cntrl for hosts\n"
            "      --topology FILE  which functions there are: KEY = VALUE lines with the firmware's parameter\n"
            "                       names (default: 1 NVMe and 1 virtio-blk PF with 4 VFs each)\n"
-           "      --foreground     do not detach\n"
-           "      --ready-fd N     do not detach; write one byte to descriptor N when services can connect\n"
+           "      --foreground     stay in the foreground (the default)\n"
+           "      --detach         go to the background once services can connect; log to <run-dir>/snap_emu.log\n"
+           "      --ready-fd N     write one byte to descriptor N when services can connect\n"
            "  -L, --log-level N    0 critical .. 5 trace, or the word (default info)\n"
            "      --state-dir DIR  taken for the sake of those who start services and snap_emu alike; nothing is\n"
            "                       kept there yet\n"
            "      --version, --help\n"
            "\n"
-           "Without --foreground and --ready-fd it detaches, logs to <run-dir>/snap_emu.log, and returns when\n"
-           "services can connect. It should never be restarted while hosts are connected: they lose their\n"
-           "disks. Services may come and go.\n");
+           "It should never be restarted while hosts are connected: they lose their disks. Services may come and\n"
+           "go.\n");
 }
 
 static int parse_level(const char *text, struct err *err)
@@ -112,7 +114,10 @@ int options_parse(struct options *o, int argc, char **argv, struct err *err)
             o->topology = optarg;
             break;
         case OPT_FOREGROUND:
-            o->foreground = true;
+            o->detach = false;
+            break;
+        case OPT_DETACH:
+            o->detach = true;
             break;
         case OPT_READY_FD:
             rc = parse_fd(optarg, &o->ready_fd, err);

@@ -11,7 +11,7 @@
 struct options {
     char run_dir[96];
     const char *topology; /* NULL: the defaults */
-    bool foreground;
+    bool detach;
     int ready_fd; /* -1: nobody waits */
 };
 
