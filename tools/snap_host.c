@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * snap_host: the hypervisor's hand tool. Lists the functions of snap_emu and prints how to give one to a VM. It looks on
- * over the link as an observer: it leases nothing. */
+ * snap_host: the hypervisor's hand tool. Lists the functions of snap_emu and prints how to give one
+ * to a VM. It looks on over the link as an observer: it leases nothing. */
 #include "base/fd.h"
 #include "base/util.h"
 #include "link/message.h"
@@ -31,17 +31,18 @@ struct call {
 
 static void usage(FILE *out)
 {
-    fprintf(out,
-            "snap_host - lists the functions of snap_emu and tells how to give one to a VM\n"
-            "\n"
-            "  snap_host [--run-dir DIR] list [--all]\n"
-            "      functions with state, PCI address, holder and socket; --all: those that have never had a\n"
-            "      controller as well as VFs (default: PFs and whatever is in use)\n"
-            "  snap_host [--run-dir DIR] qemu-option VUID|BDF\n"
-            "      the -device option for QEMU >= 10.1 and the memory option it needs\n"
-            "\n"
-            "      --run-dir DIR    of snap_emu (default /run/opensnap, or $XDG_RUNTIME_DIR/opensnap when not root)\n"
-            "      --version, --help\n");
+    fprintf(out, "snap_host - lists the functions of snap_emu and tells how to give one to a VM\n"
+                 "\n"
+                 "  snap_host [--run-dir DIR] list [--all]\n"
+                 "      functions with state, PCI address, holder and socket; --all: those that "
+                 "have never had a\n"
+                 "      controller as well as VFs (default: PFs and whatever is in use)\n"
+                 "  snap_host [--run-dir DIR] qemu-option VUID|BDF\n"
+                 "      the -device option for QEMU >= 10.1 and the memory option it needs\n"
+                 "\n"
+                 "      --run-dir DIR    of snap_emu (default /run/opensnap, or "
+                 "$XDG_RUNTIME_DIR/opensnap when not root)\n"
+                 "      --version, --help\n");
 }
 
 /* ---- the link ---- */
@@ -68,7 +69,8 @@ static int put(struct table *t, const struct link_msg *msg, struct err *err)
     const struct link_function_info *info = &msg->fn.info;
 
     if (msg->function >= t->count)
-        return err_set(err, -EBADMSG, "snap_emu told of function %u of %u", msg->function, t->count);
+        return err_set(err, -EBADMSG, "snap_emu told of function %u of %u", msg->function,
+                       t->count);
     t->all[msg->function] = *info;
     t->all[msg->function].vuid[sizeof(info->vuid) - 1] = '\0';
     t->all[msg->function].ctrl_id[sizeof(info->ctrl_id) - 1] = '\0';
@@ -118,7 +120,8 @@ static int read_table(const char *run_dir, struct table *t, struct err *err)
 
 /* ---- commands ---- */
 
-static void socket_path(const struct call *c, const struct link_function_info *f, char *out, size_t size)
+static void socket_path(const struct call *c, const struct link_function_info *f, char *out,
+                        size_t size)
 {
     snprintf(out, size, "%s/functions/%s/cntrl", c->run_dir, f->vuid);
 }
@@ -133,8 +136,8 @@ static int list(struct call *c, struct err *err)
         return err_set(err, -EINVAL, "list: '%s' is not understood; see --help", c->argv[0]);
     rc = read_table(c->run_dir, &t, err);
     if (rc == 0)
-        printf("%-26s %-4s %-3s %-3s %-8s %-10s %-5s %-16s %-7s %s\n", "VUID", "TYPE", "PF", "VF", "BDF", "STATE",
-               "HOST", "CONTROLLER", "PID", "SOCKET");
+        printf("%-26s %-4s %-3s %-3s %-8s %-10s %-5s %-16s %-7s %s\n", "VUID", "TYPE", "PF", "VF",
+               "BDF", "STATE", "HOST", "CONTROLLER", "PID", "SOCKET");
     for (unsigned i = 0; rc == 0 && i < t.count; i++) {
         const struct link_function_info *f = &t.all[i];
         char vf[16] = "-", pid[16] = "-", path[700] = "-";
@@ -163,22 +166,29 @@ static int qemu_option(struct call *c, struct err *err)
     int rc;
 
     if (c->argc != 1)
-        return err_set(err, -EINVAL, "qemu-option: give one vuid or PCI address, as 'snap_host list' shows it");
+        return err_set(err, -EINVAL,
+                       "qemu-option: give one vuid or PCI address, as 'snap_host list' shows it");
     rc = read_table(c->run_dir, &t, err);
     for (unsigned i = 0; rc == 0 && i < t.count; i++)
         if (!strcmp(t.all[i].vuid, c->argv[0]) || !strcmp(t.all[i].pci_bdf, c->argv[0]))
             f = &t.all[i];
     if (rc == 0 && !f)
-        rc = err_set(err, -ENODEV, "there is no function '%s'; see 'snap_host list --all'", c->argv[0]);
+        rc = err_set(err, -ENODEV, "there is no function '%s'; see 'snap_host list --all'",
+                     c->argv[0]);
     if (rc == 0 && f->kind != FUNCTION_NVME)
-        rc = err_set(err, -EOPNOTSUPP, "function '%s' is virtio-blk: it has no socket yet", f->vuid);
+        rc =
+            err_set(err, -EOPNOTSUPP, "function '%s' is virtio-blk: it has no socket yet", f->vuid);
     if (rc == 0) {
         socket_path(c, f, path, sizeof(path));
-        printf("-device '{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"%s\"}}'\n", path);
+        printf("-device "
+               "'{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"%s\"}}'\n",
+               path);
         fprintf(stderr, "The VM's memory must be shared, for example with 1 GiB:\n"
-                        "  -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem\n");
+                        "  -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -machine "
+                        "q35,memory-backend=mem\n");
         if (!strcmp(f->state, "new"))
-            fprintf(stderr, "The function has no controller yet: QEMU will be refused until nvme_controller_create.\n");
+            fprintf(stderr, "The function has no controller yet: QEMU will be refused until "
+                            "nvme_controller_create.\n");
     }
     free(t.all);
     return rc;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * snap_rpc - the command line of a snap_service, also under the names snap_rpc.py and spdk_rpc.py. Its commands are the
- * method tables of control/, so there is nothing here to keep in step with them. */
+ * snap_rpc - the command line of a snap_service, also under the names snap_rpc.py and spdk_rpc.py.
+ * Its commands are the method tables of control/, so there is nothing here to keep in step with
+ * them. */
 #include "base/fd.h"
 #include "control/control.h"
 #include "rpc/command.h"
@@ -202,8 +203,8 @@ static void print_failure(const struct rpc_method *m, json_t *request, json_t *e
 
 static int call(struct client *c, const struct rpc_method *m, json_t *params)
 {
-    json_t *request = json_pack("{s:s,s:s,s:i}", "jsonrpc", "2.0", "method", m->name, "id",
-                                (int)++c->next_id);
+    json_t *request =
+        json_pack("{s:s,s:s,s:i}", "jsonrpc", "2.0", "method", m->name, "id", (int)++c->next_id);
     json_t *answer = NULL, *error;
     struct err err = {0};
     int rc;
@@ -259,8 +260,9 @@ static int run_command(struct client *c, const char *program, int argc, char **a
     rc = rpc_command_parse(&control_methods, argc, argv, &m, &params, &err);
     if (rc < 0) {
         fprintf(stderr, "%s: %s\n", program, err.msg);
-        fprintf(stderr, rc == -ENOENT ? "%s --help lists the commands\n"
-                                      : "%s %s --help shows what it takes\n",
+        fprintf(stderr,
+                rc == -ENOENT ? "%s --help lists the commands\n"
+                              : "%s %s --help shows what it takes\n",
                 program, argv[0]);
         return EXIT_USAGE;
     }
@@ -349,7 +351,7 @@ static int parse_options(struct options *o, int argc, char **argv)
 {
     int i = 1;
 
-    for (; i < argc && argv[i][0] == '-'; i++) {
+    for (; i < argc && argv[i][0] == '-'; i += 2) {
         const char *word = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
         bool ok = true;
 
@@ -369,7 +371,6 @@ static int parse_options(struct options *o, int argc, char **argv)
             fprintf(stderr, "%s: option '%s' is unknown or needs another value\n", argv[0], word);
             return -1;
         }
-        i++;
     }
     return i;
 }

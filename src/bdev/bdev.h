@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * bdev/bdev.h - a block device as a device model sees it, and the table a backend fills.
- * Thread: devices are made, listed and destroyed on the control thread; a channel and its requests belong to one reactor.
- * Owner: the caller owns bdev_req, the iov array and its memory until done() has run. */
+ * Thread: devices are made, listed and destroyed on the control thread; a channel and its requests
+ * belong to one reactor. Owner: the caller owns bdev_req, the iov array and its memory until done()
+ * has run. */
 #ifndef BDEV_BDEV_H
 #define BDEV_BDEV_H
 
@@ -20,7 +21,9 @@ struct bdev_req;
 struct json_t;
 
 typedef void (*bdev_done_fn)(struct bdev_req *req, int rc); /* rc: 0 or -errno */
-enum { BDEV_PENDING = 1 }; /* submit: 0 or -errno is the result now; BDEV_PENDING: done() will bring it */
+enum {
+    BDEV_PENDING = 1
+}; /* submit: 0 or -errno is the result now; BDEV_PENDING: done() will bring it */
 
 enum bdev_op { BDEV_READ, BDEV_WRITE, BDEV_FLUSH, BDEV_UNMAP, BDEV_WRITE_ZEROES, BDEV_OPS };
 enum { BDEV_FUA = 1 }; /* flags: on the medium before done */
@@ -33,7 +36,7 @@ struct bdev_req {
     struct iovec *iov;
     int iovcnt;
     bdev_done_fn done;
-    struct bdev_channel *channel; /* bdev_submit()'s */
+    struct bdev_channel *channel;   /* bdev_submit()'s */
     _Alignas(16) char backend[192]; /* the backend's, between submit and done; not cleared */
 };
 
@@ -51,8 +54,8 @@ struct bdev_info {
     bool can_unmap, can_write_zeroes;
 };
 
-/* ctx is what open_channel returned: the backend's per-reactor part. Every slot is filled; bdev_register() refuses a table
- * with a hole. */
+/* ctx is what open_channel returned: the backend's per-reactor part. Every slot is filled;
+ * bdev_register() refuses a table with a hole. */
 struct bdev_ops {
     const char *kind;    /* "file", "nvme_of": for logs */
     const char *product; /* product_name of bdev_get_bdevs: "Malloc disk", "NVMe disk" ... */
@@ -60,16 +63,19 @@ struct bdev_ops {
     void *(*open_channel)(void *dev, struct reactor *r, struct err *err);
     /* Nothing is in flight. */
     void (*close_channel)(void *ctx);
-    /* Result now, or BDEV_PENDING and done() once, never inside this call. Range, alignment and op are checked already. */
+    /* Result now, or BDEV_PENDING and done() once, never inside this call. Range, alignment and op
+     * are checked already. */
     int (*submit)(void *ctx, struct bdev_req *req);
     /* End of a batch of submits: ring the doorbell, send the bytes. */
     void (*flush_batch)(void *ctx);
-    /* Stop using the request's memory: a guest takes its pages away. 0: iov is not touched any more from now on;
-     * BDEV_PENDING: it is, until done(). done() runs later in both cases, exactly once. A read may end early with
-     * -ECANCELED (its late data is dropped); a write never does: it goes on, from a copy of its data, to its real result. */
+    /* Stop using the request's memory: a guest takes its pages away. 0: iov is not touched any more
+     * from now on; BDEV_PENDING: it is, until done(). done() runs later in both cases, exactly
+     * once. A read may end early with -ECANCELED (its late data is dropped); a write never does: it
+     * goes on, from a copy of its data, to its real result. */
     int (*detach)(void *ctx, struct bdev_req *req);
-    /* The caller has lost interest (controller reset, queue deletion): end with -ECANCELED as soon as the request
-     * can be proven to have no later effect on the medium or on memory; a hint. done() runs later, exactly once. */
+    /* The caller has lost interest (controller reset, queue deletion): end with -ECANCELED as soon
+     * as the request can be proven to have no later effect on the medium or on memory; a hint.
+     * done() runs later, exactly once. */
     void (*cancel)(void *ctx, struct bdev_req *req);
     /* Control thread: adds members to driver_specific of bdev_get_bdevs. */
     void (*describe)(void *dev, struct json_t *out);
@@ -82,7 +88,8 @@ struct bdev_set;
 struct bdev_set *bdev_set_create(void);
 /* Destroys the devices too; no channel is open and nothing is claimed any more. */
 void bdev_set_destroy(struct bdev_set *set);
-/* Registers a device; the name is copied. -EEXIST, -EINVAL. On success the set owns dev by ops->destroy. */
+/* Registers a device; the name is copied. -EEXIST, -EINVAL. On success the set owns dev by
+ * ops->destroy. */
 int bdev_register(struct bdev_set *set, const char *name, const struct bdev_ops *ops, void *dev,
                   const struct bdev_info *info, struct bdev **ret, struct err *err);
 struct bdev *bdev_find(struct bdev_set *set, const char *name);
@@ -92,12 +99,14 @@ const struct bdev_ops *bdev_ops_of(const struct bdev *bd);
 void *bdev_dev(const struct bdev *bd);
 struct bdev_info bdev_get_info(const struct bdev *bd); /* any thread: a consistent copy */
 
-/* Claims: a bdev with claims cannot be destroyed. "who" is shown in errors and lists ("namespace 1 of nqn..."). */
+/* Claims: a bdev with claims cannot be destroyed. "who" is shown in errors and lists ("namespace 1
+ * of nqn..."). */
 int bdev_claim(struct bdev *bd, const char *who, struct err *err);
 void bdev_release(struct bdev *bd);
 unsigned bdev_claims(const struct bdev *bd);
-/* -EBUSY while claimed. The device is not found any more at once, but its name is taken until it is gone. done (may be
- * NULL) runs when the last channel is closed and the device is gone: inside this call, or later on the calling reactor. */
+/* -EBUSY while claimed. The device is not found any more at once, but its name is taken until it is
+ * gone. done (may be NULL) runs when the last channel is closed and the device is gone: inside this
+ * call, or later on the calling reactor. */
 int bdev_unregister(struct bdev *bd, void (*done)(void *arg), void *arg, struct err *err);
 
 /* Control thread, by backends: capacity has changed; listeners (namespaces) are told. */
@@ -110,14 +119,16 @@ void bdev_listen(struct bdev *bd, struct bdev_listener *l);
 void bdev_unlisten(struct bdev_listener *l);
 
 /* ---- for devices: on the reactor ---- */
-/* The reactor's channel of a device, opened at first use, counted. The last put closes it in a later turn. */
+/* The reactor's channel of a device, opened at first use, counted. The last put closes it in a
+ * later turn. */
 struct bdev_channel *bdev_channel_get(struct bdev *bd, struct reactor *r, struct err *err);
 void bdev_channel_put(struct bdev_channel *ch);
 struct bdev *bdev_channel_bdev(struct bdev_channel *ch);
 
-/* Checks range and op once, for all backends: -ERANGE beyond the end, -EROFS, -EOPNOTSUPP, -EINVAL (no blocks, or iov and
- * nblocks differ in size), -ENODEV. Memory-like backends answer at once; after BDEV_PENDING done()
- * runs exactly once, never inside this call, also when the device is going away (-ENODEV). */
+/* Checks range and op once, for all backends: -ERANGE beyond the end, -EROFS, -EOPNOTSUPP, -EINVAL
+ * (no blocks, or iov and nblocks differ in size), -ENODEV. Memory-like backends answer at once;
+ * after BDEV_PENDING done() runs exactly once, never inside this call, also when the device is
+ * going away (-ENODEV). */
 int bdev_submit(struct bdev_channel *ch, struct bdev_req *req);
 void bdev_flush_batch(struct bdev_channel *ch);
 int bdev_detach(struct bdev_channel *ch, struct bdev_req *req);
@@ -127,9 +138,11 @@ void bdev_complete(struct bdev_req *req, int rc);
 
 /* ---- statistics: kept per channel without locks, summed on the control thread ---- */
 struct bdev_stats {
-    /* ops and bytes: what succeeded; errors: what failed, but for what was cancelled and what bdev_submit() refused */
+    /* ops and bytes: what succeeded; errors: what failed, but for what was cancelled and what
+     * bdev_submit() refused */
     uint64_t ops[BDEV_OPS], bytes[BDEV_OPS], errors[BDEV_OPS];
-    uint64_t bounce_bytes; /* copied because alignment forced it; by backends through bdev_count_bounce() */
+    uint64_t bounce_bytes; /* copied because alignment forced it; by backends through
+                              bdev_count_bounce() */
 };
 void bdev_get_stats(struct bdev *bd, struct bdev_stats *ret);
 void bdev_count_bounce(struct bdev_req *req, uint64_t bytes);

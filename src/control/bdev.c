@@ -17,8 +17,8 @@ void bdev_created(struct rpc_request *req, struct bdev *bd)
 }
 
 const struct rpc_param bdev_delete_params[1] = {
-    {"name", RPC_STR, offsetof(struct bdev_delete_args, name), RPC_REQUIRED | RPC_POSITIONAL | RPC_NAME,
-     "bdev name", NULL, NULL, 0, 0, 0},
+    {"name", RPC_STR, offsetof(struct bdev_delete_args, name),
+     RPC_REQUIRED | RPC_POSITIONAL | RPC_NAME, "bdev name", NULL, NULL, 0, 0, 0},
 };
 
 struct bdev *need_bdev_of_kind(struct control_ctx *ctx, struct rpc_request *req, const char *name,
@@ -48,7 +48,8 @@ static void deleted(void *arg)
     free(d);
 }
 
-void bdev_delete(struct control_ctx *ctx, struct rpc_request *req, const char *name, const char *kind)
+void bdev_delete(struct control_ctx *ctx, struct rpc_request *req, const char *name,
+                 const char *kind)
 {
     struct bdev *bd = need_bdev_of_kind(ctx, req, name, kind);
     struct deletion *d;
@@ -76,7 +77,8 @@ struct get_args {
     uint64_t timeout_ms;
 };
 static const struct rpc_param get_params[] = {
-    {"name", RPC_STR, offsetof(struct get_args, name), RPC_NAME, "only this one", "-b", NULL, 0, 0, 0},
+    {"name", RPC_STR, offsetof(struct get_args, name), RPC_NAME, "only this one", "-b", NULL, 0, 0,
+     0},
     {"timeout", RPC_U64, offsetof(struct get_args, timeout_ms), 0,
      "milliseconds to wait for it to appear", "-t", "timeout_ms", 0, 0, 3600000},
 };
@@ -169,7 +171,8 @@ static void look_again(struct timer *t)
     free(w);
 }
 
-static void wait_for_bdev(struct control_ctx *ctx, struct rpc_request *req, const struct get_args *a)
+static void wait_for_bdev(struct control_ctx *ctx, struct rpc_request *req,
+                          const struct get_args *a)
 {
     struct appearing *w = calloc(1, sizeof(*w));
 
@@ -214,9 +217,10 @@ struct iostat_args {
     bool per_channel;
 };
 static const struct rpc_param iostat_params[] = {
-    {"name", RPC_STR, offsetof(struct iostat_args, name), RPC_NAME, "only this one", "-b", NULL, 0, 0, 0},
-    {"names", RPC_JSON, offsetof(struct iostat_args, names), 0, "only these: an array of names", NULL,
-     NULL, 0, 0, 0},
+    {"name", RPC_STR, offsetof(struct iostat_args, name), RPC_NAME, "only this one", "-b", NULL, 0,
+     0, 0},
+    {"names", RPC_JSON, offsetof(struct iostat_args, names), 0, "only these: an array of names",
+     NULL, NULL, 0, 0, 0},
     {"per_channel", RPC_BOOL, offsetof(struct iostat_args, per_channel), RPC_UNSUPPORTED,
      "one entry per channel", "-c", NULL, 0, 0, 0},
     {"reset_mode", RPC_STR, offsetof(struct iostat_args, reset_mode), 0,
@@ -264,13 +268,15 @@ static bool add_named(struct control_ctx *ctx, struct rpc_request *req, json_t *
     json_t *entry;
     size_t i;
 
-    json_array_foreach(names, i, entry) {
+    json_array_foreach(names, i, entry)
+    {
         const char *name =
             json_string_value(json_is_object(entry) ? json_object_get(entry, "name") : entry);
         struct bdev *bd;
 
         if (!name) {
-            rpc_error(req, RPC_ERR_PARAMS, "Invalid parameters: 'names' must be an array of strings");
+            rpc_error(req, RPC_ERR_PARAMS,
+                      "Invalid parameters: 'names' must be an array of strings");
             return false;
         }
         bd = need_bdev(ctx, req, name);

@@ -14,7 +14,8 @@ struct bdev_delete_args {
 };
 extern const struct rpc_param bdev_delete_params[1];
 /* Deletes the bdev when its kind (bdev_ops.kind) is this one, and answers. */
-void bdev_delete(struct control_ctx *ctx, struct rpc_request *req, const char *name, const char *kind);
+void bdev_delete(struct control_ctx *ctx, struct rpc_request *req, const char *name,
+                 const char *kind);
 /* The bdev when it is of this kind; NULL: answered -ENODEV. */
 struct bdev *need_bdev_of_kind(struct control_ctx *ctx, struct rpc_request *req, const char *name,
                                const char *kind);

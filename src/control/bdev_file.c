@@ -14,21 +14,49 @@ struct file_args {
     bool readonly, fallocate, nowait;
 };
 #define COMMON                                                                                     \
-    {"filename", RPC_STR, offsetof(struct file_args, filename),                                    \
-     RPC_REQUIRED | RPC_POSITIONAL | RPC_PATH, "file or block device", NULL, NULL, 0, 0, 0},       \
-        {"name", RPC_STR, offsetof(struct file_args, name),                                        \
-         RPC_REQUIRED | RPC_POSITIONAL | RPC_NAME, "bdev name", NULL, NULL, 0, 0, 0},              \
-        {"block_size", RPC_U32, offsetof(struct file_args, block_size), RPC_POSITIONAL,            \
-         "bytes per block (default: the device's own, 512 for files)", NULL, NULL, 0, 0, 0},       \
-        {"uuid", RPC_STR, offsetof(struct file_args, uuid), 0, "UUID (default: made from the path)", \
-         "-u", NULL, 0, 0, 0}
+    {"filename",                                                                                   \
+     RPC_STR,                                                                                      \
+     offsetof(struct file_args, filename),                                                         \
+     RPC_REQUIRED | RPC_POSITIONAL | RPC_PATH,                                                     \
+     "file or block device",                                                                       \
+     NULL,                                                                                         \
+     NULL,                                                                                         \
+     0,                                                                                            \
+     0,                                                                                            \
+     0},                                                                                           \
+        {"name",                                                                                   \
+         RPC_STR,                                                                                  \
+         offsetof(struct file_args, name),                                                         \
+         RPC_REQUIRED | RPC_POSITIONAL | RPC_NAME,                                                 \
+         "bdev name",                                                                              \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         0,                                                                                        \
+         0,                                                                                        \
+         0},                                                                                       \
+        {"block_size",                                                                             \
+         RPC_U32,                                                                                  \
+         offsetof(struct file_args, block_size),                                                   \
+         RPC_POSITIONAL,                                                                           \
+         "bytes per block (default: the device's own, 512 for files)",                             \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         0,                                                                                        \
+         0,                                                                                        \
+         0},                                                                                       \
+    {                                                                                              \
+        "uuid", RPC_STR, offsetof(struct file_args, uuid), 0,                                      \
+            "UUID (default: made from the path)", "-u", NULL, 0, 0, 0                              \
+    }
 
 static const struct rpc_param aio_params[] = {
     COMMON,
-    {"readonly", RPC_BOOL, offsetof(struct file_args, readonly), 0, "refuse writes", "-r", NULL, 0, 0, 0},
+    {"readonly", RPC_BOOL, offsetof(struct file_args, readonly), 0, "refuse writes", "-r", NULL, 0,
+     0, 0},
     {"fallocate", RPC_BOOL, offsetof(struct file_args, fallocate), 0,
      "deallocate and zero by the file system's or device's help", "-w", NULL, 0, 0, 0},
-    {"nowait", RPC_BOOL, offsetof(struct file_args, nowait), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0, 0},
+    {"nowait", RPC_BOOL, offsetof(struct file_args, nowait), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0,
+     0},
 };
 static const struct rpc_param uring_params[] = {COMMON};
 
@@ -61,7 +89,9 @@ static void create(struct control_ctx *ctx, struct rpc_request *req, const struc
         opts.path = absolute;
         rpc_journal_amend(req, "filename", json_string(absolute));
     }
-    if (file_bdev_create(ctx->bdevs, &opts, &bd, &err) < 0)
+    if (bdev_find(ctx->bdevs, a->name)) /* rather than that the file is busy */
+        rpc_error(req, -EEXIST, "bdev '%s' exists", a->name);
+    else if (file_bdev_create(ctx->bdevs, &opts, &bd, &err) < 0)
         rpc_error_from(req, &err);
     else
         bdev_created(req, bd);
@@ -90,7 +120,8 @@ static void bdev_uring_delete(void *ctx, struct rpc_request *req, const void *ar
     bdev_delete(ctx, req, ((const struct bdev_delete_args *)args)->name, "uring");
 }
 
-static void rescan(struct control_ctx *ctx, struct rpc_request *req, const void *args, const char *kind)
+static void rescan(struct control_ctx *ctx, struct rpc_request *req, const void *args,
+                   const char *kind)
 {
     const char *name = ((const struct bdev_delete_args *)args)->name;
     struct bdev *bd = need_bdev_of_kind(ctx, req, name, kind);
@@ -117,10 +148,10 @@ static void bdev_uring_rescan(void *ctx, struct rpc_request *req, const void *ar
 static const struct rpc_method methods[] = {
     {"bdev_aio_create", RPC_PARAMS(aio_params), sizeof(struct file_args), bdev_aio_create,
      "make a disk of a file or block device", RPC_JOURNAL, "name of the bdev"},
-    {"bdev_aio_delete", RPC_PARAMS(bdev_delete_params), sizeof(struct bdev_delete_args), bdev_aio_delete,
-     "delete such a disk (the file stays)", RPC_JOURNAL, "true"},
-    {"bdev_aio_rescan", RPC_PARAMS(bdev_delete_params), sizeof(struct bdev_delete_args), bdev_aio_rescan,
-     "take over the size the file has now", 0, "true"},
+    {"bdev_aio_delete", RPC_PARAMS(bdev_delete_params), sizeof(struct bdev_delete_args),
+     bdev_aio_delete, "delete such a disk (the file stays)", RPC_JOURNAL, "true"},
+    {"bdev_aio_rescan", RPC_PARAMS(bdev_delete_params), sizeof(struct bdev_delete_args),
+     bdev_aio_rescan, "take over the size the file has now", 0, "true"},
     {"bdev_uring_create", RPC_PARAMS(uring_params), sizeof(struct file_args), bdev_uring_create,
      "make a disk of a file or block device", RPC_JOURNAL, "name of the bdev"},
     {"bdev_uring_delete", RPC_PARAMS(bdev_delete_params), sizeof(struct bdev_delete_args),

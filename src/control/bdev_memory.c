@@ -21,20 +21,36 @@ struct memory_args {
     bool ignored_flag;
 };
 #define BLOCK_SIZE                                                                                 \
-    {"block_size", RPC_U32, offsetof(struct memory_args, block_size), RPC_REQUIRED | RPC_POSITIONAL,      \
-     "bytes per block, a power of two from 512", NULL, NULL, 0, 0, 0}
+    {                                                                                              \
+        "block_size", RPC_U32, offsetof(struct memory_args, block_size),                           \
+            RPC_REQUIRED | RPC_POSITIONAL, "bytes per block, a power of two from 512", NULL, NULL, \
+            0, 0, 0                                                                                \
+    }
 #define NUM_BLOCKS                                                                                 \
-    {"num_blocks", RPC_U64, offsetof(struct memory_args, num_blocks),                              \
-     RPC_REQUIRED | RPC_POSITIONAL | RPC_MIB, "number of blocks", NULL, NULL, 0, 0, 0}
+    {                                                                                              \
+        "num_blocks", RPC_U64, offsetof(struct memory_args, num_blocks),                           \
+            RPC_REQUIRED | RPC_POSITIONAL | RPC_MIB, "number of blocks", NULL, NULL, 0, 0, 0       \
+    }
 #define UUID                                                                                       \
-    {"uuid", RPC_STR, offsetof(struct memory_args, uuid), 0, "UUID (default: made from the name)", \
-     "-u", NULL, 0, 0, 0}
+    {                                                                                              \
+        "uuid", RPC_STR, offsetof(struct memory_args, uuid), 0,                                    \
+            "UUID (default: made from the name)", "-u", NULL, 0, 0, 0                              \
+    }
 #define NO_U32(name, dflt)                                                                         \
-    {name, RPC_U32, offsetof(struct memory_args, ignored_number), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0, dflt}
+    {                                                                                              \
+        name, RPC_U32, offsetof(struct memory_args, ignored_number), RPC_UNSUPPORTED, "", NULL,    \
+            NULL, 0, 0, dflt                                                                       \
+    }
 #define NO_I32(name)                                                                               \
-    {name, RPC_I32, offsetof(struct memory_args, ignored_signed), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0, 0}
+    {                                                                                              \
+        name, RPC_I32, offsetof(struct memory_args, ignored_signed), RPC_UNSUPPORTED, "", NULL,    \
+            NULL, 0, 0, 0                                                                          \
+    }
 #define NO_BOOL(name)                                                                              \
-    {name, RPC_BOOL, offsetof(struct memory_args, ignored_flag), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0, 0}
+    {                                                                                              \
+        name, RPC_BOOL, offsetof(struct memory_args, ignored_flag), RPC_UNSUPPORTED, "", NULL,     \
+            NULL, 0, 0, 0                                                                          \
+    }
 
 static const struct rpc_param null_params[] = {
     {"name", RPC_STR, offsetof(struct memory_args, name), RPC_REQUIRED | RPC_POSITIONAL | RPC_NAME,
@@ -56,8 +72,8 @@ static const struct rpc_param null_params[] = {
 static const struct rpc_param malloc_params[] = {
     NUM_BLOCKS,
     BLOCK_SIZE,
-    {"name", RPC_STR, offsetof(struct memory_args, name), RPC_NAME, "bdev name (default: Malloc<n>)",
-     "-b", NULL, 0, 0, 0},
+    {"name", RPC_STR, offsetof(struct memory_args, name), RPC_NAME,
+     "bdev name (default: Malloc<n>)", "-b", NULL, 0, 0, 0},
     UUID,
     NO_U32("optimal_io_boundary", 0),
     NO_U32("md_size", 0),
@@ -73,7 +89,8 @@ static void bdev_null_create(void *arg, struct rpc_request *req, const void *arg
 {
     const struct memory_args *a = args;
     struct control_ctx *ctx = arg;
-    struct null_opts opts = {.name = a->name, .block_bytes = a->block_size, .nblocks = a->num_blocks};
+    struct null_opts opts = {
+        .name = a->name, .block_bytes = a->block_size, .nblocks = a->num_blocks};
     struct bdev_uuid uuid;
     struct bdev *bd;
     struct err err = {0};
@@ -94,10 +111,10 @@ static void bdev_null_delete(void *ctx, struct rpc_request *req, const void *arg
     bdev_delete(ctx, req, ((const struct bdev_delete_args *)args)->name, "null");
 }
 
-/* The disk's memory. What snap_emu keeps under this name is taken over when it has the right size; with another size it
- * belongs to a disk that was deleted while snap_emu could not be told. */
-static int disk_memory(struct control_ctx *ctx, struct rpc_request *req, const struct malloc_opts *opts,
-                       struct err *err)
+/* The disk's memory. What snap_emu keeps under this name is taken over when it has the right size;
+ * with another size it belongs to a disk that was deleted while snap_emu could not be told. */
+static int disk_memory(struct control_ctx *ctx, struct rpc_request *req,
+                       const struct malloc_opts *opts, struct err *err)
 {
     char keepsake[128];
     uint64_t bytes;
@@ -178,15 +195,18 @@ static void bdev_malloc_delete(void *arg, struct rpc_request *req, const void *a
     bdev_delete(ctx, req, name, "malloc"); /* may answer: args are gone */
     if (malloc_bdev_keepsake(copy, keepsake, sizeof(keepsake), &err) < 0 ||
         link_drop_sync(ctx->link, keepsake, &err) < 0)
-        log_line(LOG_WARNING, "control", "bdev %s: its memory stays with snap_emu: %s", copy, err.msg);
+        log_line(LOG_WARNING, "control", "bdev %s: its memory stays with snap_emu: %s", copy,
+                 err.msg);
 }
 
 static const struct rpc_method methods[] = {
     {"bdev_null_create", RPC_PARAMS(null_params), sizeof(struct memory_args), bdev_null_create,
-     "make a disk that forgets what is written and reads as zeroes", RPC_JOURNAL, "name of the bdev"},
+     "make a disk that forgets what is written and reads as zeroes", RPC_JOURNAL,
+     "name of the bdev"},
     {"bdev_null_delete", RPC_PARAMS(bdev_delete_params), sizeof(struct bdev_delete_args),
      bdev_null_delete, "delete a null disk", RPC_JOURNAL, "true"},
-    {"bdev_malloc_create", RPC_PARAMS(malloc_params), sizeof(struct memory_args), bdev_malloc_create,
+    {"bdev_malloc_create", RPC_PARAMS(malloc_params), sizeof(struct memory_args),
+     bdev_malloc_create,
      "make a disk in memory; its contents outlive the service, but not snap_emu", RPC_JOURNAL,
      "name of the bdev"},
     {"bdev_malloc_delete", RPC_PARAMS(bdev_delete_params), sizeof(struct bdev_delete_args),

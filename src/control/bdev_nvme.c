@@ -24,8 +24,8 @@ struct attach_args {
 };
 #define AT(member) offsetof(struct attach_args, member)
 static const struct rpc_param attach_params[] = {
-    {"name", RPC_STR, AT(name), RPC_REQUIRED | RPC_NAME, "name; the bdevs are <name>n<nsid>", "-b", NULL,
-     0, 0, 0},
+    {"name", RPC_STR, AT(name), RPC_REQUIRED | RPC_NAME, "name; the bdevs are <name>n<nsid>", "-b",
+     NULL, 0, 0, 0},
     {"trtype", RPC_STR, AT(trtype), RPC_REQUIRED, "transport: TCP", "-t", NULL, 0, 0, 0},
     {"traddr", RPC_STR, AT(traddr), RPC_REQUIRED, "address or host name", "-a", NULL, 0, 0, 255},
     {"adrfam", RPC_STR, AT(adrfam), 0, "IPv4 or IPv6", "-f", NULL, 0, 0, 0},
@@ -40,30 +40,34 @@ static const struct rpc_param attach_params[] = {
     {"hdgst", RPC_BOOL, AT(hdgst), 0, "header digests", "-e", NULL, 0, 0, 0},
     {"ddgst", RPC_BOOL, AT(ddgst), 0, "data digests", "-d", NULL, 0, 0, 0},
     {"fabrics_connect_timeout_us", RPC_U64, AT(connect_timeout_us), 0,
-     "microseconds for the first connection (default 10 s)", NULL, "fabrics-timeout", 0, 0, 3600000000},
-    {"multipath", RPC_STR, AT(multipath), 0, "failover or disable: one path per name", "-x", NULL, 0, 0, 0},
-    {"num_io_queues", RPC_U32, AT(num_io_queues), 0, "at most so many I/O queues", NULL, NULL, 0, 0, 65535},
+     "microseconds for the first connection (default 10 s)", NULL, "fabrics-timeout", 0, 0,
+     3600000000},
+    {"multipath", RPC_STR, AT(multipath), 0, "failover or disable: one path per name", "-x", NULL,
+     0, 0, 0},
+    {"num_io_queues", RPC_U32, AT(num_io_queues), 0, "at most so many I/O queues", NULL, NULL, 0, 0,
+     65535},
     {"ctrlr_loss_timeout_sec", RPC_I32, AT(loss_timeout), RPC_UNSUPPORTED,
      "-1: connects again for ever", "-l", NULL, 0, 0, 0},
-    {"reconnect_delay_sec", RPC_U32, AT(reconnect_delay), RPC_UNSUPPORTED, "1: every second", "-o", NULL,
-     0, 0, 1},
+    {"reconnect_delay_sec", RPC_U32, AT(reconnect_delay), RPC_UNSUPPORTED, "1: every second", "-o",
+     NULL, 0, 0, 1},
     {"fast_io_fail_timeout_sec", RPC_U32, AT(fast_io_fail), RPC_UNSUPPORTED,
      "0: I/O waits for the connection", "-u", NULL, 0, 0, 0},
     {"psk", RPC_STR, AT(psk), RPC_UNSUPPORTED | RPC_SECRET, "TLS key", "-k", NULL, 0, 0, 0},
-    {"max_bdevs", RPC_U32, AT(max_bdevs), 0, "at most so many namespaces (default 128)", "-m", NULL, 0, 1,
-     NAMESPACES_MAX},
+    {"max_bdevs", RPC_U32, AT(max_bdevs), 0, "at most so many namespaces (default 128)", "-m", NULL,
+     0, 1, NAMESPACES_MAX},
     {"dhchap_key", RPC_STR, AT(dhchap_key), RPC_UNSUPPORTED | RPC_SECRET, "", NULL, NULL, 0, 0, 0},
-    {"dhchap_ctrlr_key", RPC_STR, AT(dhchap_ctrlr_key), RPC_UNSUPPORTED | RPC_SECRET, "", NULL, NULL, 0,
-     0, 0},
-    {"allow_unrecognized_csi", RPC_BOOL, AT(allow_unrecognized_csi), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0,
-     0},
+    {"dhchap_ctrlr_key", RPC_STR, AT(dhchap_ctrlr_key), RPC_UNSUPPORTED | RPC_SECRET, "", NULL,
+     NULL, 0, 0, 0},
+    {"allow_unrecognized_csi", RPC_BOOL, AT(allow_unrecognized_csi), RPC_UNSUPPORTED, "", NULL,
+     NULL, 0, 0, 0},
     {"multipath_opts", RPC_JSON, AT(multipath_opts), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0, 0},
-    {"disable_sq_flow_control", RPC_BOOL, AT(no_flow_control), 0, "ask for no SQ flow control", NULL, NULL,
-     0, 0, 0},
+    {"disable_sq_flow_control", RPC_BOOL, AT(no_flow_control), 0, "ask for no SQ flow control",
+     NULL, NULL, 0, 0, 0},
     {"_namespaces", RPC_JSON, AT(namespaces), 0, "", NULL, NULL, 0, 0, 0},
 };
 
-/* ---- what is saved of the namespaces, so that their bdevs can exist before the target answers ---- */
+/* ---- what is saved of the namespaces, so that their bdevs can exist before the target answers
+ * ---- */
 
 static json_t *hex_json(const uint8_t *b, size_t n)
 {
@@ -109,10 +113,10 @@ static json_t *namespaces_json(const struct nvme_of_host *host)
 
     for (unsigned i = 0; i < n; i++)
         json_array_append_new(
-            list, json_pack("{s:I,s:I,s:I,s:o,s:o,s:o}", "nsid", (json_int_t)ns[i].nsid, "block_size",
-                            (json_int_t)ns[i].block_bytes, "num_blocks", (json_int_t)ns[i].nblocks, "uuid",
-                            uuid_json(&ns[i].uuid), "nguid", hex_json(ns[i].nguid, 16), "eui64",
-                            hex_json(ns[i].eui64, 8)));
+            list, json_pack("{s:I,s:I,s:I,s:o,s:o,s:o}", "nsid", (json_int_t)ns[i].nsid,
+                            "block_size", (json_int_t)ns[i].block_bytes, "num_blocks",
+                            (json_int_t)ns[i].nblocks, "uuid", uuid_json(&ns[i].uuid), "nguid",
+                            hex_json(ns[i].nguid, 16), "eui64", hex_json(ns[i].eui64, 8)));
     free(ns);
     return list;
 }
@@ -185,7 +189,8 @@ static void namespaces_changed(void *arg, struct nvme_of_host *host)
     if (params) { /* else the attach call has not been answered yet, and will save them */
         json_object_set_new(params, "_namespaces", namespaces_json(host));
         if (ctx->env && ctx->env->save && ctx->env->save(ctx->env->save_arg, &change, 1, &err) < 0)
-            log_line(LOG_ERROR, "control", "%s: namespaces not saved: %s", nvme_of_name(host), err.msg);
+            log_line(LOG_ERROR, "control", "%s: namespaces not saved: %s", nvme_of_name(host),
+                     err.msg);
     }
     free(key);
 }
@@ -281,8 +286,8 @@ struct detach_args {
 };
 #define DETACH(member) offsetof(struct detach_args, member)
 static const struct rpc_param detach_params[] = {
-    {"name", RPC_STR, DETACH(name), RPC_REQUIRED | RPC_POSITIONAL | RPC_NAME, "name of the controller", NULL,
-     NULL, 0, 0, 0},
+    {"name", RPC_STR, DETACH(name), RPC_REQUIRED | RPC_POSITIONAL | RPC_NAME,
+     "name of the controller", NULL, NULL, 0, 0, 0},
     {"trtype", RPC_STR, DETACH(trtype), 0, "only this path: transport", "-t", NULL, 0, 0, 0},
     {"traddr", RPC_STR, DETACH(traddr), 0, "address", "-a", NULL, 0, 0, 0},
     {"adrfam", RPC_STR, DETACH(adrfam), 0, "IPv4 or IPv6", "-f", NULL, 0, 0, 0},
@@ -343,7 +348,8 @@ struct get_args {
     const char *name;
 };
 static const struct rpc_param get_params[] = {
-    {"name", RPC_STR, offsetof(struct get_args, name), RPC_NAME, "only this one", "-n", NULL, 0, 0, 0},
+    {"name", RPC_STR, offsetof(struct get_args, name), RPC_NAME, "only this one", "-n", NULL, 0, 0,
+     0},
 };
 
 static void add_host(struct nvme_of_host *host, void *arg)

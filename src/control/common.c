@@ -113,7 +113,8 @@ json_t *uuid_json(const struct bdev_uuid *uuid)
     return json_string(text);
 }
 
-bool uuid_param(struct rpc_request *req, const char *member, const char *text, struct bdev_uuid *ret)
+bool uuid_param(struct rpc_request *req, const char *member, const char *text,
+                struct bdev_uuid *ret)
 {
     if (bdev_uuid_parse(text, ret) == 0)
         return true;
@@ -123,7 +124,8 @@ bool uuid_param(struct rpc_request *req, const char *member, const char *text, s
 
 /* ---- objects by name ---- */
 
-struct nvme_subsystem *need_subsystem(struct control_ctx *ctx, struct rpc_request *req, const char *nqn)
+struct nvme_subsystem *need_subsystem(struct control_ctx *ctx, struct rpc_request *req,
+                                      const char *nqn)
 {
     struct nvme_subsystem *ss = nvme_subsystem_find(ctx->subsystems, nqn);
 

@@ -13,18 +13,19 @@
 
 /* Filled by the program before the first call, but for the last part. */
 struct control_ctx {
-    struct reactor *reactor; /* control */
+    struct reactor *reactor;   /* control */
     struct reactor **reactors; /* I/O */
     unsigned nreactors;
     struct bdev_set *bdevs;
     struct nvme_subsystems *subsystems;
     struct nvme_of *nvme_of;
     struct link_client *link;
-    const struct rpc_env *env; /* the one with this ctx: its save() takes changes that no call makes */
+    const struct rpc_env
+        *env; /* the one with this ctx: its save() takes changes that no call makes */
 
     /* control's own, zeroed by the program */
-    bool running;         /* the replay is over */
-    struct list *waiting; /* calls of framework_wait_init */
+    bool running;             /* the replay is over */
+    struct list *waiting;     /* calls of framework_wait_init */
     json_t *run_after_replay; /* ctrl_id: true (resume it at the end of the replay) or false */
     json_t *placement;        /* ctrl_id: index of its reactor */
     json_t *attached;         /* name of an NVMe-oF controller: the params it was attached with */
@@ -32,9 +33,11 @@ struct control_ctx {
 
 extern const struct rpc_method_set control_methods;
 
-/* Resumes the controllers that were not suspended when they were saved, then calls done (once, maybe inside) and answers
- * framework_wait_init. Failures are logged and shown in the controllers' state. */
-void control_replay_finished(struct control_ctx *ctx, void (*done)(void *arg, unsigned failed), void *arg);
+/* Resumes the controllers that were not suspended when they were saved, then calls done (once,
+ * maybe inside) and answers framework_wait_init. Failures are logged and shown in the controllers'
+ * state. */
+void control_replay_finished(struct control_ctx *ctx, void (*done)(void *arg, unsigned failed),
+                             void *arg);
 /* Frees control's own part; no call is running. */
 void control_ctx_clear(struct control_ctx *ctx);
 

@@ -40,7 +40,8 @@ static json_t *function_json(const struct link_function_info *f)
     return o;
 }
 
-/* Without "all", a VF counts once somebody has done something with it: a controller is open or a host is there. */
+/* Without "all", a VF counts once somebody has done something with it: a controller is open or a
+ * host is there. */
 static bool in_use(const struct link_function_info *f)
 {
     return f->ctrl_id[0] || f->host_connected;

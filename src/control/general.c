@@ -40,8 +40,9 @@ static void spdk_get_version(void *ctx, struct rpc_request *req, const void *arg
     int major = 0, minor = 0, patch = 0;
 
     sscanf(OPENSNAP_VERSION, "%d.%d.%d", &major, &minor, &patch);
-    rpc_result(req, json_pack("{s:s,s:{s:i,s:i,s:i,s:s}}", "version", "OpenSNAP v" OPENSNAP_VERSION,
-                              "fields", "major", major, "minor", minor, "patch", patch, "suffix", ""));
+    rpc_result(req,
+               json_pack("{s:s,s:{s:i,s:i,s:i,s:s}}", "version", "OpenSNAP v" OPENSNAP_VERSION,
+                         "fields", "major", major, "minor", minor, "patch", patch, "suffix", ""));
 }
 
 struct level_args {
@@ -111,10 +112,11 @@ static void spdk_kill_instance(void *ctx, struct rpc_request *req, const void *a
         rpc_true(req);
         return;
     }
-    rpc_error(req, RPC_ERR_PARAMS,
-              "Invalid parameters: 'sig_name' is '%.30s', not one of SIGINT, SIGTERM, SIGQUIT, SIGHUP, "
-              "SIGKILL, SIGUSR1",
-              name);
+    rpc_error(
+        req, RPC_ERR_PARAMS,
+        "Invalid parameters: 'sig_name' is '%.30s', not one of SIGINT, SIGTERM, SIGQUIT, SIGHUP, "
+        "SIGKILL, SIGUSR1",
+        name);
 }
 
 static void framework_wait_init(void *ctx, struct rpc_request *req, const void *args);
@@ -217,7 +219,8 @@ static void resumed(void *arg, int rc, const struct err *err)
     one_less(s);
 }
 
-void control_replay_finished(struct control_ctx *c, void (*done)(void *arg, unsigned failed), void *arg)
+void control_replay_finished(struct control_ctx *c, void (*done)(void *arg, unsigned failed),
+                             void *arg)
 {
     struct starting *s = calloc(1, sizeof(*s));
     const char *ctrl_id;
@@ -226,7 +229,8 @@ void control_replay_finished(struct control_ctx *c, void (*done)(void *arg, unsi
     if (!s)
         abort(); /* our own start-up, before anything is served */
     *s = (struct starting){.ctx = c, .pending = 1, .done = done, .arg = arg};
-    json_object_foreach(c->run_after_replay, ctrl_id, run) {
+    json_object_foreach(c->run_after_replay, ctrl_id, run)
+    {
         struct nvme_ctrl *ctrl = nvme_ctrl_find(c->subsystems, ctrl_id);
         struct resuming *r = json_is_true(run) && ctrl ? calloc(1, sizeof(*r)) : NULL;
 

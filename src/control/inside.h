@@ -6,13 +6,13 @@
 
 #include "control/control.h"
 
-extern const struct rpc_method_table bdev_methods, bdev_file_methods, bdev_memory_methods, bdev_nvme_methods,
-    emulation_methods, general_methods, nvme_controller_methods,
-    nvme_controller_list_methods, nvme_namespace_methods,
-    nvme_subsystem_methods;
+extern const struct rpc_method_table bdev_methods, bdev_file_methods, bdev_memory_methods,
+    bdev_nvme_methods, emulation_methods, general_methods, nvme_controller_methods,
+    nvme_controller_list_methods, nvme_namespace_methods, nvme_subsystem_methods;
 
-/* Keys of the saved configuration, "nvme/<nqn>/ns/1": any part may hold '/', which is escaped. From malloc, never NULL
- * (the process ends when there is no memory for 300 bytes). ns 0 and ctrl NULL: leave that part out. */
+/* Keys of the saved configuration, "nvme/<nqn>/ns/1": any part may hold '/', which is escaped. From
+ * malloc, never NULL (the process ends when there is no memory for 300 bytes). ns 0 and ctrl NULL:
+ * leave that part out. */
 char *key_of_bdev(const char *name);
 char *key_of_nvme_of(const char *name);
 char *key_of_subsystem(const char *nqn);
@@ -28,10 +28,12 @@ void save_drop(struct rpc_request *req, char *key);
 json_t *uuid_json(const struct bdev_uuid *uuid);
 
 /* Answers -EINVAL naming the member, or gives the UUID. false: answered. */
-bool uuid_param(struct rpc_request *req, const char *member, const char *text, struct bdev_uuid *ret);
+bool uuid_param(struct rpc_request *req, const char *member, const char *text,
+                struct bdev_uuid *ret);
 
 /* Objects by name; NULL: answered -ENODEV. */
-struct nvme_subsystem *need_subsystem(struct control_ctx *ctx, struct rpc_request *req, const char *nqn);
+struct nvme_subsystem *need_subsystem(struct control_ctx *ctx, struct rpc_request *req,
+                                      const char *nqn);
 struct nvme_ctrl *need_controller(struct control_ctx *ctx, struct rpc_request *req,
                                   const char *ctrl_id);
 struct bdev *need_bdev(struct control_ctx *ctx, struct rpc_request *req, const char *name);

@@ -40,9 +40,10 @@ static int find_function(struct control_ctx *ctx, struct rpc_request *req, const
     int ways = !!s->vuid + !!s->pci_bdf + s->has_vhca_id + s->has_pf_id, found = -1;
 
     if (ways != 1 || (s->has_vf_id && !s->has_pf_id)) {
-        rpc_error(req, RPC_ERR_PARAMS,
-                  "Invalid parameters: name the function in exactly one way: 'vuid', 'vhca_id', 'pf_id' "
-                  "(with 'vf_id' for a virtual function) or 'pci_bdf'");
+        rpc_error(
+            req, RPC_ERR_PARAMS,
+            "Invalid parameters: name the function in exactly one way: 'vuid', 'vhca_id', 'pf_id' "
+            "(with 'vf_id' for a virtual function) or 'pci_bdf'");
         return -1;
     }
     for (unsigned i = 0; i < link_function_count(ctx->link); i++) {
@@ -100,7 +101,8 @@ static unsigned choose_reactor(struct control_ctx *ctx)
 
     if (!load)
         return 0;
-    json_object_foreach_safe(ctx->placement, tmp, ctrl_id, where) {
+    json_object_foreach_safe(ctx->placement, tmp, ctrl_id, where)
+    {
         if (!nvme_ctrl_find(ctx->subsystems, ctrl_id))
             json_object_del(ctx->placement, ctrl_id);
         else
@@ -140,43 +142,46 @@ void forget_run_state(struct control_ctx *ctx, const char *ctrl_id)
 struct create_args {
     const char *nqn, *ctrl_id;
     struct selector function;
-    uint32_t num_queues, mdts, fw_slots, vf_num_msix, cntlid;
+    uint32_t num_queues, mdts, fw_slots, vf_num_msix;
     bool num_queues_set, write_zeroes, write_zeroes_set, compare, compare_write, deallocate_dsm,
         deallocate_dsm_set, suspended, admin_only, live_update_listener, dynamic_msix;
 };
 #define AT(member) offsetof(struct create_args, member)
 static const struct rpc_param create_params[] = {
     {"nqn", RPC_STR, AT(nqn), RPC_REQUIRED | RPC_NQN, "subsystem NQN", "-s", NULL, 0, 0, 0},
-    {"ctrl_id", RPC_STR, AT(ctrl_id), RPC_NAME, "its name (default: NVMeCtrl<n>)", "-c", "ctrl", 0, 0, 0},
+    {"ctrl_id", RPC_STR, AT(ctrl_id), RPC_NAME, "its name (default: NVMeCtrl<n>)", "-c", "ctrl", 0,
+     0, 0},
     {"vuid", RPC_STR, AT(function.vuid), 0, "the function, by VUID", NULL, NULL, 0, 0, 63},
     {"vhca_id", RPC_U32, AT(function.vhca_id), 0, "the function, by number", NULL, NULL,
      AT(function.has_vhca_id) + 1, 0, 0},
     {"pf_id", RPC_U32, AT(function.pf_id), 0, "the function: index of the PF", NULL, NULL,
      AT(function.has_pf_id) + 1, 0, 0},
-    {"vf_id", RPC_U32, AT(function.vf_id), 0, "the function: index of the VF below that PF", NULL, NULL,
-     AT(function.has_vf_id) + 1, 0, 0},
-    {"pci_bdf", RPC_STR, AT(function.pci_bdf), 0, "the function, by PCI address", NULL, NULL, 0, 0, 15},
-    {"num_queues", RPC_U32, AT(num_queues), 0, "I/O queue pairs (default: as many as possible)", "-n", NULL,
-     AT(num_queues_set) + 1, 0, NVME_MAX_IO_QUEUES},
+    {"vf_id", RPC_U32, AT(function.vf_id), 0, "the function: index of the VF below that PF", NULL,
+     NULL, AT(function.has_vf_id) + 1, 0, 0},
+    {"pci_bdf", RPC_STR, AT(function.pci_bdf), 0, "the function, by PCI address", NULL, NULL, 0, 0,
+     15},
+    {"num_queues", RPC_U32, AT(num_queues), 0, "I/O queue pairs (default: as many as possible)",
+     "-n", NULL, AT(num_queues_set) + 1, 0, NVME_MAX_IO_QUEUES},
     {"mdts", RPC_U32, AT(mdts), 0, "longest transfer: 4 KiB * 2^mdts (default 7)", NULL, NULL, 0, 1,
      NVME_MDTS_MAX},
-    {"fw_slots", RPC_U32, AT(fw_slots), 0, "firmware slots reported (default 4)", NULL, NULL, 0, 1, 7},
-    {"write_zeroes", RPC_BOOL, AT(write_zeroes), 0, "Write Zeroes command (default: on)", NULL, NULL,
-     AT(write_zeroes_set) + 1, 0, 0},
+    {"fw_slots", RPC_U32, AT(fw_slots), 0, "firmware slots reported (default 4)", NULL, NULL, 0, 1,
+     7},
+    {"write_zeroes", RPC_BOOL, AT(write_zeroes), 0, "Write Zeroes command (default: on)", NULL,
+     NULL, AT(write_zeroes_set) + 1, 0, 0},
     {"compare", RPC_BOOL, AT(compare), RPC_UNSUPPORTED, "Compare command", NULL, NULL, 0, 0, 0},
-    {"compare_write", RPC_BOOL, AT(compare_write), RPC_UNSUPPORTED, "fused Compare and Write", NULL, NULL, 0,
-     0, 0},
-    {"deallocate_dsm", RPC_BOOL, AT(deallocate_dsm), 0, "Dataset Management, deallocate (default: on)", NULL,
-     NULL, AT(deallocate_dsm_set) + 1, 0, 0},
-    {"suspended", RPC_BOOL, AT(suspended), 0, "serve nothing before nvme_controller_resume", NULL, NULL, 0,
-     0, 0},
+    {"compare_write", RPC_BOOL, AT(compare_write), RPC_UNSUPPORTED, "fused Compare and Write", NULL,
+     NULL, 0, 0, 0},
+    {"deallocate_dsm", RPC_BOOL, AT(deallocate_dsm), 0,
+     "Dataset Management, deallocate (default: on)", NULL, NULL, AT(deallocate_dsm_set) + 1, 0, 0},
+    {"suspended", RPC_BOOL, AT(suspended), 0, "serve nothing before nvme_controller_resume", NULL,
+     NULL, 0, 0, 0},
     {"admin_only", RPC_BOOL, AT(admin_only), 0, "no I/O queues", NULL, NULL, 0, 0, 0},
     {"live_update_listener", RPC_BOOL, AT(live_update_listener), RPC_UNSUPPORTED,
      "be the destination of a live update", "-lu", NULL, 0, 0, 0},
-    {"dynamic_msix", RPC_BOOL, AT(dynamic_msix), RPC_UNSUPPORTED, "share vectors with the VFs", NULL, NULL,
-     0, 0, 0},
-    {"vf_num_msix", RPC_U32, AT(vf_num_msix), RPC_UNSUPPORTED, "vectors of this VF", NULL, NULL, 0, 0, 0},
-    {"_cntlid", RPC_U32, AT(cntlid), 0, "", NULL, NULL, 0, 1, 0xffef},
+    {"dynamic_msix", RPC_BOOL, AT(dynamic_msix), RPC_UNSUPPORTED, "share vectors with the VFs",
+     NULL, NULL, 0, 0, 0},
+    {"vf_num_msix", RPC_U32, AT(vf_num_msix), RPC_UNSUPPORTED, "vectors of this VF", NULL, NULL, 0,
+     0, 0},
 };
 
 struct creation {
@@ -190,7 +195,6 @@ static void created(void *arg, int rc, const struct err *err)
 {
     static const char *const selectors[] = {"vhca_id", "pf_id", "vf_id", "pci_bdf"};
     struct creation *c = arg;
-    struct nvme_ctrl *ctrl = nvme_ctrl_find(c->ctx->subsystems, c->ctrl_id);
 
     if (rc < 0) {
         forget_run_state(c->ctx, c->ctrl_id);
@@ -201,13 +205,12 @@ static void created(void *arg, int rc, const struct err *err)
         free(c);
         return;
     }
-    /* Saved under what was found out: the name, the function's lasting name, the number the host has seen. */
+    /* Saved under what was found out: its name and the function's lasting name. (The controller
+     * identifier the host has seen is in the function's state memory.) */
     for (unsigned i = 0; i < ARRAY_SIZE(selectors); i++)
         rpc_journal_amend(c->req, selectors[i], NULL);
     rpc_journal_amend(c->req, "vuid", json_string(c->vuid));
     rpc_journal_amend(c->req, "ctrl_id", json_string(c->ctrl_id));
-    if (ctrl && nvme_ctrl_get_info(ctrl).cntlid)
-        rpc_journal_amend(c->req, "_cntlid", json_integer(nvme_ctrl_get_info(ctrl).cntlid));
     save_put(c->req, key_of_controller(c->nqn, c->ctrl_id));
     if (rpc_replaying(c->req))
         remember_run_state(c->ctx, c->ctrl_id, c->run);
@@ -253,7 +256,8 @@ static void nvme_controller_create(void *arg, struct rpc_request *req, const voi
     holder.vuid = link_function_get(ctx->link, (unsigned)function)->vuid;
     nvme_ctrl_for_each(ctx->subsystems, compare_vuid, &holder);
     if (holder.ctrl_id[0]) {
-        rpc_error(req, -EEXIST, "function %s has controller '%s' already", holder.vuid, holder.ctrl_id);
+        rpc_error(req, -EEXIST, "function %s has controller '%s' already", holder.vuid,
+                  holder.ctrl_id);
         return;
     }
     c = calloc(1, sizeof(*c));
@@ -280,7 +284,6 @@ static void nvme_controller_create(void *arg, struct rpc_request *req, const voi
                                           : NVME_MAX_IO_QUEUES,
         .mdts = a->mdts ? a->mdts : NVME_MDTS_MAX,
         .fw_slots = a->fw_slots ? a->fw_slots : 4,
-        .cntlid = a->cntlid,
         .write_zeroes = a->write_zeroes_set ? a->write_zeroes : true,
         .deallocate_dsm = a->deallocate_dsm_set ? a->deallocate_dsm : true,
         /* Namespaces follow in the journal; the end of the replay lets it run. */
@@ -306,7 +309,8 @@ struct action {
 };
 
 static struct action *action_create(struct control_ctx *ctx, struct rpc_request *req,
-                                    const struct nvme_ctrl *ctrl, void (*success)(struct action *act))
+                                    const struct nvme_ctrl *ctrl,
+                                    void (*success)(struct action *act))
 {
     struct nvme_ctrl_info info = nvme_ctrl_get_info(ctrl);
     struct action *act = calloc(1, sizeof(*act));
@@ -340,8 +344,10 @@ static void acted(void *arg, int rc, const struct err *err)
 }
 
 #define CTRL_ID(type)                                                                              \
-    {"ctrl_id", RPC_STR, offsetof(struct type, ctrl_id), RPC_REQUIRED | RPC_NAME, "controller", \
-     "-c", "ctrl", 0, 0, 0}
+    {                                                                                              \
+        "ctrl_id", RPC_STR, offsetof(struct type, ctrl_id), RPC_REQUIRED | RPC_NAME, "controller", \
+            "-c", "ctrl", 0, 0, 0                                                                  \
+    }
 
 struct destroy_args {
     const char *ctrl_id;
@@ -421,7 +427,8 @@ static const struct rpc_param suspend_params[] = {
      "stop admin commands only; I/O goes on. Not saved", NULL, NULL, 0, 0, 0},
     {"live_update_notifier", RPC_BOOL, offsetof(struct suspend_args, live_update_notifier),
      RPC_UNSUPPORTED, "tell the destination of a live update", "-lu", NULL, 0, 0, 0},
-    {"force", RPC_BOOL, offsetof(struct suspend_args, force), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0, 0},
+    {"force", RPC_BOOL, offsetof(struct suspend_args, force), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0,
+     0},
 };
 
 static void save_run_state(struct action *act)
@@ -481,8 +488,8 @@ struct ns_args {
 };
 static const struct rpc_param ns_params[] = {
     CTRL_ID(ns_args),
-    {"nsid", RPC_U32, offsetof(struct ns_args, nsid), RPC_REQUIRED, "namespace identifier", "-n", NULL, 0, 1,
-     0xfffffffe},
+    {"nsid", RPC_U32, offsetof(struct ns_args, nsid), RPC_REQUIRED, "namespace identifier", "-n",
+     NULL, 0, 1, 0xfffffffe},
 };
 
 struct holder_search {
@@ -517,7 +524,8 @@ static void save_detached(struct action *act)
 }
 
 /* NULL: answered. */
-static struct nvme_ns *need_namespace(struct rpc_request *req, struct nvme_ctrl *ctrl, uint32_t nsid)
+static struct nvme_ns *need_namespace(struct rpc_request *req, struct nvme_ctrl *ctrl,
+                                      uint32_t nsid)
 {
     struct nvme_subsystem *ss = nvme_ctrl_get_info(ctrl).subsystem;
     struct nvme_ns *ns = nvme_ns_find(ss, nsid);
@@ -544,8 +552,8 @@ static void nvme_controller_attach_ns(void *arg, struct rpc_request *req, const 
         return;
     }
     if (s.holder) { /* shared namespaces need reservations and more; the product has none either */
-        rpc_error(req, -EBUSY, "namespace %u is attached to '%s'; namespaces cannot be shared", a->nsid,
-                  nvme_ctrl_get_info(s.holder).ctrl_id);
+        rpc_error(req, -EBUSY, "namespace %u is attached to '%s'; namespaces cannot be shared",
+                  a->nsid, nvme_ctrl_get_info(s.holder).ctrl_id);
         return;
     }
     act = action_create(ctx, req, ctrl, save_attached);
@@ -584,12 +592,13 @@ static const struct rpc_method methods[] = {
     {"nvme_controller_destroy", RPC_PARAMS(destroy_params), sizeof(struct destroy_args),
      nvme_controller_destroy, "close a controller and give its function back", RPC_JOURNAL, "true"},
     {"nvme_controller_suspend", RPC_PARAMS(suspend_params), sizeof(struct suspend_args),
-     nvme_controller_suspend, "stop fetching commands and finish those in flight", RPC_JOURNAL, "true"},
+     nvme_controller_suspend, "stop fetching commands and finish those in flight", RPC_JOURNAL,
+     "true"},
     {"nvme_controller_resume", RPC_PARAMS(resume_params), sizeof(struct resume_args),
      nvme_controller_resume, "serve commands (again)", RPC_JOURNAL, "true"},
-    {"nvme_controller_attach_ns", RPC_PARAMS(ns_params), sizeof(struct ns_args), nvme_controller_attach_ns,
-     "show a namespace to the host", RPC_JOURNAL, "true"},
-    {"nvme_controller_detach_ns", RPC_PARAMS(ns_params), sizeof(struct ns_args), nvme_controller_detach_ns,
-     "take a namespace away from the host", RPC_JOURNAL, "true"},
+    {"nvme_controller_attach_ns", RPC_PARAMS(ns_params), sizeof(struct ns_args),
+     nvme_controller_attach_ns, "show a namespace to the host", RPC_JOURNAL, "true"},
+    {"nvme_controller_detach_ns", RPC_PARAMS(ns_params), sizeof(struct ns_args),
+     nvme_controller_detach_ns, "take a namespace away from the host", RPC_JOURNAL, "true"},
 };
 const struct rpc_method_table nvme_controller_methods = RPC_TABLE(methods);

@@ -30,7 +30,8 @@ json_t *controller_json(struct control_ctx *ctx, struct nvme_ctrl *ctrl)
     json_object_set_new(o, "cntlid", json_integer(info.cntlid));
     json_object_set_new(o, "mdts", json_integer(info.mdts));
     json_object_set_new(o, "num_queues", json_integer(info.num_queues));
-    json_object_set_new(o, "max_queues", json_integer(NVME_MAX_IO_QUEUES + 1)); /* with the admin queue */
+    json_object_set_new(o, "max_queues",
+                        json_integer(NVME_MAX_IO_QUEUES + 1)); /* with the admin queue */
     json_object_set_new(o, "num_msix", json_integer(info.num_msix));
     json_object_set_new(o, "state", json_string(info.state));
     json_object_set_new(o, "plugged", json_boolean(info.plugged));
@@ -43,10 +44,10 @@ struct list_args {
     const char *ctrl_id, *nqn;
 };
 static const struct rpc_param list_params[] = {
-    {"ctrl_id", RPC_STR, offsetof(struct list_args, ctrl_id), RPC_NAME, "only this one", "-c", "ctrl", 0, 0,
-     0},
-    {"nqn", RPC_STR, offsetof(struct list_args, nqn), RPC_NQN, "only of this subsystem", "-s", NULL, 0, 0,
-     0},
+    {"ctrl_id", RPC_STR, offsetof(struct list_args, ctrl_id), RPC_NAME, "only this one", "-c",
+     "ctrl", 0, 0, 0},
+    {"nqn", RPC_STR, offsetof(struct list_args, nqn), RPC_NQN, "only of this subsystem", "-s", NULL,
+     0, 0, 0},
 };
 
 struct listing {
@@ -94,8 +95,8 @@ struct stats_args {
     const char *ctrl_id;
 };
 static const struct rpc_param stats_params[] = {
-    {"ctrl_id", RPC_STR, offsetof(struct stats_args, ctrl_id), RPC_REQUIRED | RPC_NAME, "controller", "-c",
-     "ctrl", 0, 0, 0},
+    {"ctrl_id", RPC_STR, offsetof(struct stats_args, ctrl_id), RPC_REQUIRED | RPC_NAME,
+     "controller", "-c", "ctrl", 0, 0, 0},
 };
 
 static void set_number(json_t *o, const char *name, uint64_t n)
@@ -169,11 +170,13 @@ static void nvme_controller_dbg_io_stats_get(void *arg, struct rpc_request *req,
 }
 
 static const struct rpc_method methods[] = {
-    {"nvme_controller_list", RPC_PARAMS(list_params), sizeof(struct list_args), nvme_controller_list,
-     "list NVMe controllers", 0,
-     "array of {ctrl_id, vhca_id, vuid, nqn, cntlid, mdts, num_queues, state, plugged, namespaces, ...}"},
+    {"nvme_controller_list", RPC_PARAMS(list_params), sizeof(struct list_args),
+     nvme_controller_list, "list NVMe controllers", 0,
+     "array of {ctrl_id, vhca_id, vuid, nqn, cntlid, mdts, num_queues, state, plugged, namespaces, "
+     "...}"},
     {"nvme_controller_dbg_io_stats_get", RPC_PARAMS(stats_params), sizeof(struct stats_args),
      nvme_controller_dbg_io_stats_get, "I/O counters of a controller and its queues", 0,
-     "{ctrl_id, queues: [{queue_id, read_io_count, ...}], interrupts, doorbell_messages, recovery, ...}"},
+     "{ctrl_id, queues: [{queue_id, read_io_count, ...}], interrupts, doorbell_messages, recovery, "
+     "...}"},
 };
 const struct rpc_method_table nvme_controller_list_methods = RPC_TABLE(methods);

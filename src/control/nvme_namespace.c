@@ -14,11 +14,14 @@ struct create_args {
 };
 #define AT(member) offsetof(struct create_args, member)
 #define NSID_PARAM(type)                                                                           \
-    {"nsid", RPC_U32, offsetof(struct type, nsid), RPC_REQUIRED, "namespace identifier", "-n", NULL, 0, 1, \
-     0xfffffffe}
+    {                                                                                              \
+        "nsid", RPC_U32, offsetof(struct type, nsid), RPC_REQUIRED, "namespace identifier", "-n",  \
+            NULL, 0, 1, 0xfffffffe                                                                 \
+    }
 static const struct rpc_param create_params[] = {
     {"nqn", RPC_STR, AT(nqn), RPC_REQUIRED | RPC_NQN, "subsystem NQN", "-s", NULL, 0, 0, 0},
-    {"bdev_name", RPC_STR, AT(bdev_name), RPC_REQUIRED | RPC_NAME, "its storage", "-b", NULL, 0, 0, 0},
+    {"bdev_name", RPC_STR, AT(bdev_name), RPC_REQUIRED | RPC_NAME, "its storage", "-b", NULL, 0, 0,
+     0},
     NSID_PARAM(create_args),
     {"uuid", RPC_STR, AT(uuid), 0, "UUID (default: the bdev's)", NULL, NULL, 0, 0, 0},
     {"nguid", RPC_STR, AT(nguid), 0, "NGUID, 32 hexadecimal digits", NULL, NULL, 0, 0, 0},
@@ -27,7 +30,8 @@ static const struct rpc_param create_params[] = {
 };
 
 /* false: answered. text may be NULL; dashes and colons between digits are skipped. */
-static bool hex_param(struct rpc_request *req, const char *member, const char *text, uint8_t *b, size_t n)
+static bool hex_param(struct rpc_request *req, const char *member, const char *text, uint8_t *b,
+                      size_t n)
 {
     size_t digits = 0;
 
@@ -40,13 +44,15 @@ static bool hex_param(struct rpc_request *req, const char *member, const char *t
             digits = SIZE_MAX;
             break;
         }
-        b[digits / 2] = (uint8_t)(b[digits / 2] << 4 | (isdigit(c) ? c - '0' : tolower(c) - 'a' + 10));
+        b[digits / 2] =
+            (uint8_t)(b[digits / 2] << 4 | (isdigit(c) ? c - '0' : tolower(c) - 'a' + 10));
         digits++;
     }
     if (!text || digits == 2 * n)
         return true;
-    rpc_error(req, RPC_ERR_PARAMS, "Invalid parameters: '%s' is '%.60s', not %zu hexadecimal digits",
-              member, text, 2 * n);
+    rpc_error(req, RPC_ERR_PARAMS,
+              "Invalid parameters: '%s' is '%.60s', not %zu hexadecimal digits", member, text,
+              2 * n);
     return false;
 }
 
@@ -64,7 +70,8 @@ static void compare_uuid(struct nvme_ns *ns, void *arg)
         s->found = true;
 }
 
-/* The bdev's own UUID tells the guest what disk it is, wherever it is shown; but within a subsystem a UUID is unique. */
+/* The bdev's own UUID tells the guest what disk it is, wherever it is shown; but within a subsystem
+ * a UUID is unique. */
 static struct bdev_uuid choose_uuid(struct nvme_subsystem *ss, struct bdev *bd)
 {
     static const struct bdev_uuid none;
@@ -112,8 +119,8 @@ static void nvme_namespace_create(void *arg, struct rpc_request *req, const void
     }
     rpc_journal_amend(req, "uuid", uuid_json(&opts.uuid));
     save_put(req, key_of_namespace(a->nqn, a->nsid));
-    rpc_result(req, json_pack("{s:I,s:s,s:o}", "nsid", (json_int_t)a->nsid, "bdev_name", a->bdev_name,
-                              "uuid", uuid_json(&opts.uuid)));
+    rpc_result(req, json_pack("{s:I,s:s,s:o}", "nsid", (json_int_t)a->nsid, "bdev_name",
+                              a->bdev_name, "uuid", uuid_json(&opts.uuid)));
 }
 
 struct destroy_args {
@@ -121,8 +128,8 @@ struct destroy_args {
     uint32_t nsid;
 };
 static const struct rpc_param destroy_params[] = {
-    {"nqn", RPC_STR, offsetof(struct destroy_args, nqn), RPC_REQUIRED | RPC_NQN, "subsystem NQN", "-s",
-     NULL, 0, 0, 0},
+    {"nqn", RPC_STR, offsetof(struct destroy_args, nqn), RPC_REQUIRED | RPC_NQN, "subsystem NQN",
+     "-s", NULL, 0, 0, 0},
     NSID_PARAM(destroy_args),
 };
 
@@ -208,8 +215,8 @@ json_t *namespace_json(struct control_ctx *ctx, struct nvme_ns *ns)
 
     nvme_ctrl_for_each(ctx->subsystems, add_owner, &s);
     return json_pack("{s:I,s:s,s:s,s:o,s:s,s:i,s:o}", "nsid", (json_int_t)info.nsid, "bdev",
-                     bdev_name(info.bdev), "nqn", nvme_subsystem_get_info(info.subsystem).nqn, "uuid",
-                     uuid_json(&info.uuid), "ready", ready_word(ctx, info.bdev),
+                     bdev_name(info.bdev), "nqn", nvme_subsystem_get_info(info.subsystem).nqn,
+                     "uuid", uuid_json(&info.uuid), "ready", ready_word(ctx, info.bdev),
                      "max inflights per weight", 65535, "controllers", s.list);
 }
 
@@ -234,8 +241,8 @@ struct list_args {
     const char *nqn;
 };
 static const struct rpc_param list_params[] = {
-    {"nqn", RPC_STR, offsetof(struct list_args, nqn), RPC_NQN, "only of this subsystem", "-s", NULL, 0, 0,
-     0},
+    {"nqn", RPC_STR, offsetof(struct list_args, nqn), RPC_NQN, "only of this subsystem", "-s", NULL,
+     0, 0, 0},
 };
 
 static void nvme_namespace_list(void *arg, struct rpc_request *req, const void *args)
@@ -259,8 +266,8 @@ static void nvme_namespace_list(void *arg, struct rpc_request *req, const void *
 }
 
 static const struct rpc_method methods[] = {
-    {"nvme_namespace_create", RPC_PARAMS(create_params), sizeof(struct create_args), nvme_namespace_create,
-     "make a namespace of a bdev", RPC_JOURNAL, "{nsid, bdev_name, uuid}"},
+    {"nvme_namespace_create", RPC_PARAMS(create_params), sizeof(struct create_args),
+     nvme_namespace_create, "make a namespace of a bdev", RPC_JOURNAL, "{nsid, bdev_name, uuid}"},
     {"nvme_namespace_destroy", RPC_PARAMS(destroy_params), sizeof(struct destroy_args),
      nvme_namespace_destroy, "delete a namespace that no controller shows", RPC_JOURNAL, "true"},
     {"nvme_namespace_list", RPC_PARAMS(list_params), sizeof(struct list_args), nvme_namespace_list,

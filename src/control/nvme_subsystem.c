@@ -17,11 +17,13 @@ struct create_args {
 #define AT(member) offsetof(struct create_args, member)
 static const struct rpc_param create_params[] = {
     {"nqn", RPC_STR, AT(nqn), RPC_REQUIRED | RPC_NQN, "subsystem NQN", "-s", NULL, 0, 0, 0},
-    {"serial_number", RPC_STR, AT(serial_number), 0, "serial number, up to 20 characters (default MNC12)",
-     "-sn", NULL, 0, 0, 20},
-    {"model_number", RPC_STR, AT(model_number), 0, "model, up to 40 characters", "-mn", NULL, 0, 0, 40},
+    {"serial_number", RPC_STR, AT(serial_number), 0,
+     "serial number, up to 20 characters (default MNC12)", "-sn", NULL, 0, 0, 20},
+    {"model_number", RPC_STR, AT(model_number), 0, "model, up to 40 characters", "-mn", NULL, 0, 0,
+     40},
     {"nn", RPC_U32, AT(nn), 0, "highest namespace identifier", "-nn", NULL, 0, 1, 0xfffffffe},
-    {"mnan", RPC_U32, AT(mnan), 0, "most namespaces (default 1024)", "-mnan", NULL, 0, 1, 0xfffffffe},
+    {"mnan", RPC_U32, AT(mnan), 0, "most namespaces (default 1024)", "-mnan", NULL, 0, 1,
+     0xfffffffe},
     {"single_ctrl", RPC_BOOL, AT(single_ctrl), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0, 0},
 };
 
@@ -52,8 +54,8 @@ struct destroy_args {
     bool force;
 };
 static const struct rpc_param destroy_params[] = {
-    {"nqn", RPC_STR, offsetof(struct destroy_args, nqn), RPC_REQUIRED | RPC_NQN, "subsystem NQN", "-s",
-     NULL, 0, 0, 0},
+    {"nqn", RPC_STR, offsetof(struct destroy_args, nqn), RPC_REQUIRED | RPC_NQN, "subsystem NQN",
+     "-s", NULL, 0, 0, 0},
     {"force", RPC_BOOL, offsetof(struct destroy_args, force), 0,
      "also destroy its controllers and namespaces", "-f", NULL, 0, 0, 0},
 };
@@ -242,8 +244,8 @@ static void add_subsystem(struct nvme_subsystem *ss, void *arg)
 {
     struct listing *all = arg, l = {all->ctx, ss, json_array()};
     struct nvme_subsystem_info info = nvme_subsystem_get_info(ss);
-    json_t *o = json_pack("{s:s,s:s,s:s,s:I,s:I}", "nqn", info.nqn, "sn", info.sn, "mn", info.mn, "mnan",
-                          (json_int_t)info.mnan, "nn", (json_int_t)info.nn);
+    json_t *o = json_pack("{s:s,s:s,s:s,s:I,s:I}", "nqn", info.nqn, "sn", info.sn, "mn", info.mn,
+                          "mnan", (json_int_t)info.mnan, "nn", (json_int_t)info.nn);
 
     nvme_ctrl_for_each(all->ctx->subsystems, add_ctrl, &l);
     json_object_set_new(o, "controllers", l.list);

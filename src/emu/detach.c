@@ -25,7 +25,9 @@ int detach_lock(const char *run_dir, struct err *err)
         pid[n > 0 ? n : 0] = '\0';
         pid[strcspn(pid, "\n")] = '\0';
         close(fd);
-        return err_set(err, rc, "run directory '%s' belongs to another snap_emu (pid %s): stop it, or use another --run-dir",
+        return err_set(err, rc,
+                       "run directory '%s' belongs to another snap_emu (pid %s): stop it, or use "
+                       "another --run-dir",
                        run_dir, pid);
     }
     if (ftruncate(fd, 0) < 0 || dprintf(fd, "%d\n", (int)getpid()) < 0) {

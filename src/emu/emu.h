@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * emu/emu.h - what the files of this room share: the functions, the services that lease them, the link between.
- * Everything runs on one thread and never blocks. */
+ * emu/emu.h - what the files of this room share: the functions, the services that lease them, the
+ * link between. Everything runs on one thread and never blocks. */
 #ifndef EMU_EMU_H
 #define EMU_EMU_H
 
@@ -47,13 +47,14 @@ struct emu_function {
     int state_fd, doorbell_fd;
     uint64_t state_bytes;
     struct registers regs;
-    bool started;  /* has had a controller: clients are accepted */
-    bool mapped;   /* the client may map the doorbell page */
+    bool started;    /* has had a controller: clients are accepted */
+    bool mapped;     /* the client may map the doorbell page */
     char failed[48]; /* why snap_emu stopped it; "": it did not */
     /* lease.c */
     struct service *holder;
     uint32_t wake_reactor, wake_slot;
     struct list waiters;
+    bool irqs_stale, flags_stale; /* to be told when the holder's socket has room again */
     /* reset.c */
     bool resetting;
     uint64_t reset_cookie;
@@ -64,8 +65,8 @@ int functions_create(struct emu *emu, struct err *err);
 void functions_destroy(struct emu *emu);
 /* Makes the state memory unless it is there. */
 int function_memory(struct emu_function *fn, struct err *err);
-/* Something about it has changed: works out state and flags anew, tells the holder about flags and all services about
- * the rest. */
+/* Something about it has changed: works out state and flags anew, tells the holder about flags and
+ * all services about the rest. */
 void function_changed(struct emu_function *fn);
 void function_fail(struct emu_function *fn, const char *why);
 
@@ -97,6 +98,9 @@ struct link_conn *lease_conn(const struct emu_function *fn);
 void lease_tell(struct emu_function *fn, struct link_msg *msg, const int *fds, unsigned nfds);
 void lease_tell_dma(struct emu_function *fn, const struct vfio_user_dma *dma);
 void lease_tell_irqs(struct emu_function *fn, unsigned start, unsigned count);
+void lease_tell_flags(struct emu_function *fn);
+/* The connection has room again: tells what was left out meanwhile. */
+void lease_catch_up(struct link_conn *conn);
 void lease_wake(struct emu_function *fn);
 
 /* ---- service.c: a process that holds leases, or may ---- */
@@ -139,10 +143,11 @@ void service_fence_moved(struct service *s);
 /* ---- link_server.c ---- */
 struct link_server *link_server_create(struct emu *emu, struct err *err);
 void link_server_destroy(struct link_server *server);
-/* Never blocks; what does not fit the socket is kept, descriptors are duplicated. A connection that cannot be served any
- * more ends soon, not inside this call. */
+/* Never blocks; what does not fit the socket is kept, descriptors are duplicated. A connection that
+ * cannot be served any more ends soon, not inside this call. */
 void link_send(struct link_conn *conn, const struct link_msg *msg, const int *fds, unsigned nfds);
 void link_close(struct link_conn *conn);
+bool link_congested(const struct link_conn *conn);
 void link_function_changed(struct emu *emu, unsigned index);
 struct emu *link_emu(struct link_conn *conn);
 struct service *link_service(struct link_conn *conn);
@@ -152,8 +157,8 @@ pid_t link_peer_pid(const struct link_conn *conn);
 struct keepsakes *keepsakes_create(void);
 void keepsakes_destroy(struct keepsakes *k);
 /* The fd stays the room's. size 0: only one that exists. */
-int keepsake_get(struct keepsakes *k, const char *name, uint64_t size_bytes, int *fd, uint64_t *ret_size,
-                 struct err *err);
+int keepsake_get(struct keepsakes *k, const char *name, uint64_t size_bytes, int *fd,
+                 uint64_t *ret_size, struct err *err);
 int keepsake_drop(struct keepsakes *k, const char *name, struct err *err);
 
 /* ---- identity.c ---- */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The end of a process is not the end of its I/O: the kernel may still write to guest memory and to the medium for requests
- * of its io_uring rings. Every ring holds the write end of the service's fence pipe as a registered file, so the pipe hangs
- * up only when the last ring and all its requests are gone. Fenced is: pidfd readable and pipe hung up. */
+ * The end of a process is not the end of its I/O: the kernel may still write to guest memory and to
+ * the medium for requests of its io_uring rings. Every ring holds the write end of the service's
+ * fence pipe as a registered file, so the pipe hangs up only when the last ring and all its
+ * requests are gone. Fenced is: pidfd readable and pipe hung up. */
 #include "emu/emu.h"
 
 #include <errno.h>

@@ -21,9 +21,9 @@ enum {
 struct place {
     enum function_kind kind;
     const struct topology_kind *topo;
-    int pf, vf;            /* of its kind; vf -1: the PF */
-    unsigned pf_number;    /* among all static PFs */
-    unsigned routing_id;   /* from 01:00.0 on; also the vhca_id */
+    int pf, vf;          /* of its kind; vf -1: the PF */
+    unsigned pf_number;  /* among all static PFs */
+    unsigned routing_id; /* from 01:00.0 on; also the vhca_id */
 };
 
 static void fill_info(struct link_function_info *info, const char *serial, const struct place *p)
@@ -44,7 +44,8 @@ static void fill_info(struct link_function_info *info, const char *serial, const
     snprintf(info->vuid, sizeof(info->vuid), "%s%sS0D0F%u%s", serial,
              p->kind == FUNCTION_NVME ? "NVME" : "VBLK", p->pf_number, vf);
     snprintf(info->pci_bdf, sizeof(info->pci_bdf), "%02x:%02x.%x",
-             (STATIC_BUS + (p->routing_id >> 8)) & 0xff, p->routing_id >> 3 & 0x1f, p->routing_id & 7);
+             (STATIC_BUS + (p->routing_id >> 8)) & 0xff, p->routing_id >> 3 & 0x1f,
+             p->routing_id & 7);
     snprintf(info->state, sizeof(info->state), "new");
 }
 
@@ -102,8 +103,9 @@ int function_memory(struct emu_function *fn, struct err *err)
 static uint32_t flags_now(const struct emu_function *fn)
 {
     return (vfio_user_has_client(fn->vu) ? STATE_HOST_CONNECTED : 0) |
-           (pci_bus_master(fn->pci) ? STATE_BUS_MASTER : 0) | (pci_powered(fn->pci) ? STATE_POWERED : 0) |
-           (fn->mapped ? STATE_DOORBELLS_MAPPED : 0) | (fn->failed[0] ? STATE_FAILED : 0);
+           (pci_bus_master(fn->pci) ? STATE_BUS_MASTER : 0) |
+           (pci_powered(fn->pci) ? STATE_POWERED : 0) | (fn->mapped ? STATE_DOORBELLS_MAPPED : 0) |
+           (fn->failed[0] ? STATE_FAILED : 0);
 }
 
 void function_changed(struct emu_function *fn)
@@ -121,11 +123,8 @@ void function_changed(struct emu_function *fn)
     info->host_connected = fn->vu && vfio_user_has_client(fn->vu);
     if (fn->regs.st) {
         flags = flags_now(fn);
-        if (atomic_exchange(&fn->regs.st->emu.flags, flags) != flags) {
-            struct link_msg msg = {.type = LINK_FLAGS};
-
-            lease_tell(fn, &msg, NULL, 0);
-        }
+        if (atomic_exchange(&fn->regs.st->emu.flags, flags) != flags)
+            lease_tell_flags(fn);
     }
     if (memcmp(&before, info, sizeof(before)) != 0)
         link_function_changed(fn->emu, fn->index);
@@ -197,14 +196,16 @@ static int make_nvme(struct emu_function *fn, const struct topology_kind *k, str
     fn->pci = pci_function_create(&layout, err);
     if (!fn->pci)
         return err->code;
-    rc = map_memfd("snap-doorbells", REGISTERS_BAR_BYTES, REGISTERS_BAR_BYTES, &fn->doorbell_fd, &at);
+    rc = map_memfd("snap-doorbells", REGISTERS_BAR_BYTES, REGISTERS_BAR_BYTES, &fn->doorbell_fd,
+                   &at);
     if (rc < 0)
         return err_set(err, rc, "function %s: doorbell page: %s", fn->info.vuid, strerror(-rc));
     fn->regs.doorbells = (void *)((char *)at + STATE_DOORBELL_OFFSET);
     return make_socket(fn, err);
 }
 
-static int make_function(struct emu *emu, const char *serial, const struct place *place, struct err *err)
+static int make_function(struct emu *emu, const char *serial, const struct place *place,
+                         struct err *err)
 {
     struct emu_function *fn = calloc(1, sizeof(*fn));
 
@@ -224,7 +225,8 @@ static unsigned count(const struct topology_kind *k)
     return k->enable ? k->num_pf * (1 + k->num_vf) : 0;
 }
 
-/* PFs of a kind and their VFs. Routing ids: PFs first, in the order of their numbers; then the VFs, PF by PF. */
+/* PFs of a kind and their VFs. Routing ids: PFs first, in the order of their numbers; then the VFs,
+ * PF by PF. */
 static int make_kind(struct emu *emu, const char *serial, struct place place, unsigned *next_vf,
                      struct err *err)
 {
@@ -232,7 +234,8 @@ static int make_kind(struct emu *emu, const char *serial, struct place place, un
 
     if (!place.topo->enable)
         return 0;
-    for (place.pf = 0; rc == 0 && place.pf < (int)place.topo->num_pf; place.pf++, place.pf_number++) {
+    for (place.pf = 0; rc == 0 && place.pf < (int)place.topo->num_pf;
+         place.pf++, place.pf_number++) {
         place.vf = -1;
         place.routing_id = place.pf_number;
         rc = make_function(emu, serial, &place, err);

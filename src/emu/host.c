@@ -64,7 +64,8 @@ static enum vfio_user_answer config_written(void *dev, unsigned events)
     struct emu_function *fn = dev;
 
     if (events & PCI_EVENT_FLR) {
-        (void)reset_begin(fn, FUNCTION_RESET_FLR); /* the write is done; reads give all-ones until the reset is */
+        (void)reset_begin(
+            fn, FUNCTION_RESET_FLR); /* the write is done; reads give all-ones until the reset is */
         return VFIO_USER_DONE;
     }
     if (events & PCI_EVENT_D0)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Stable names. A vuid is <serial><kind>S0D0F<n>[VF<m>]: serial, 12 characters of this machine (or of the topology file);
- * kind NVME or VBLK; n counts the static physical functions, NVMe first; m is the VF's index + 1. */
+ * Stable names. A vuid is <serial><kind>S0D0F<n>[VF<m>]: serial, 12 characters of this machine (or
+ * of the topology file); kind NVME or VBLK; n counts the static physical functions, NVMe first; m
+ * is the VF's index + 1. */
 #include "emu/emu.h"
 
 #include <stdio.h>

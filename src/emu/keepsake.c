@@ -51,20 +51,23 @@ static struct keepsake *find(struct keepsakes *k, const char *name)
 static int check_name(const char *name, struct err *err)
 {
     if (!memchr(name, '\0', LINK_NAME_BYTES) || !*name)
-        return err_set(err, -EINVAL, "a keepsake's name has 1 to %d characters", LINK_NAME_BYTES - 1);
+        return err_set(err, -EINVAL, "a keepsake's name has 1 to %d characters",
+                       LINK_NAME_BYTES - 1);
     for (const char *p = name; *p; p++)
         if (!isprint((unsigned char)*p))
             return err_set(err, -EINVAL, "a keepsake's name is printable ASCII");
     return 0;
 }
 
-static int make(struct keepsakes *k, const char *name, uint64_t size, struct keepsake **ret, struct err *err)
+static int make(struct keepsakes *k, const char *name, uint64_t size, struct keepsake **ret,
+                struct err *err)
 {
     struct keepsake *all = k->all;
     int fd;
 
     if (k->count >= NAMES_MAX)
-        return err_set(err, -ENOSPC, "keepsake '%s': there are %d already, the limit", name, NAMES_MAX);
+        return err_set(err, -ENOSPC, "keepsake '%s': there are %d already, the limit", name,
+                       NAMES_MAX);
     if (size > BYTES_MAX || k->bytes > BYTES_MAX - size)
         return err_set(err, -ENOSPC,
                        "keepsake '%s': %llu bytes are too many; %llu of %llu are in use", name,
@@ -86,8 +89,8 @@ static int make(struct keepsakes *k, const char *name, uint64_t size, struct kee
     return 0;
 }
 
-int keepsake_get(struct keepsakes *k, const char *name, uint64_t size_bytes, int *fd, uint64_t *ret_size,
-                 struct err *err)
+int keepsake_get(struct keepsakes *k, const char *name, uint64_t size_bytes, int *fd,
+                 uint64_t *ret_size, struct err *err)
 {
     int rc = check_name(name, err);
     struct keepsake *one;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Leases: at most one service holds a function. It loses it by giving it back, or by dying, and then only when the fence has
- * passed; who asked meanwhile gets it next. */
+ * Leases: at most one service holds a function. It loses it by giving it back, or by dying, and
+ * then only when the fence has passed; who asked meanwhile gets it next. */
 #include "base/log.h"
 #include "base/util.h"
 #include "emu/emu.h"
@@ -56,6 +56,10 @@ void lease_tell_irqs(struct emu_function *fn, unsigned start, unsigned count)
 {
     unsigned end = start + count;
 
+    if (lease_conn(fn) && link_congested(lease_conn(fn))) {
+        fn->irqs_stale = true; /* a host could pile up descriptors in front of a stopped service */
+        return;
+    }
     while (start < end) {
         bool assigned = vfio_user_irq_fd(fn->vu, start) >= 0;
         struct link_msg msg = {.type = LINK_IRQ};
@@ -71,6 +75,36 @@ void lease_tell_irqs(struct emu_function *fn, unsigned start, unsigned count)
         msg.irq.count = n;
         lease_tell(fn, &msg, fds, assigned ? n : 0);
         start += n;
+    }
+}
+
+void lease_tell_flags(struct emu_function *fn)
+{
+    struct link_msg msg = {.type = LINK_FLAGS};
+
+    if (lease_conn(fn) && link_congested(lease_conn(fn)))
+        fn->flags_stale = true;
+    else
+        lease_tell(fn, &msg, NULL, 0);
+}
+
+void lease_catch_up(struct link_conn *conn)
+{
+    struct emu *emu = link_emu(conn);
+
+    for (unsigned i = 0; i < emu->nfunctions && !link_congested(conn); i++) {
+        struct emu_function *fn = emu->functions[i];
+
+        if (lease_conn(fn) != conn)
+            continue;
+        if (fn->irqs_stale) {
+            fn->irqs_stale = false;
+            lease_tell_irqs(fn, 0, fn->info.num_msix);
+        }
+        if (fn->flags_stale) {
+            fn->flags_stale = false;
+            lease_tell_flags(fn);
+        }
     }
 }
 
@@ -121,13 +155,13 @@ static void grant(struct emu_function *fn, struct link_conn *conn, const struct 
              fn->holder->name, fn->holder->pid, fn->info.ctrl_id);
     fds[0] = fn->state_fd;
     fds[1] = fn->doorbell_fd;
+    fn->irqs_stale = fn->flags_stale = false;
     lease_tell(fn, &msg, fds, 2);
     vfio_user_dma_for_each(fn->vu, tell_dma, fn);
     lease_tell_irqs(fn, 0, fn->info.num_msix);
     msg = (struct link_msg){.type = LINK_SYNCED, .cookie = open->cookie};
     lease_tell(fn, &msg, NULL, 0);
-    msg = (struct link_msg){.type = LINK_FLAGS};
-    lease_tell(fn, &msg, NULL, 0);
+    lease_tell_flags(fn);
 }
 
 static void refuse_busy(struct emu_function *fn, struct link_conn *conn, const struct link_msg *msg)
@@ -197,7 +231,8 @@ int lease_open(struct link_conn *conn, const struct link_msg *msg)
         return -EBADMSG;
     if (!fn->vu) {
         refuse(conn, msg, -EOPNOTSUPP,
-               "function %s: virtio-blk functions are listed but cannot be served yet", fn->info.vuid);
+               "function %s: virtio-blk functions are listed but cannot be served yet",
+               fn->info.vuid);
         return 0;
     }
     /* Its end may be in the same batch of events, behind this message. */
@@ -219,8 +254,8 @@ int lease_open(struct link_conn *conn, const struct link_msg *msg)
     w->conn = conn;
     w->msg = *msg;
     list_append(&fn->waiters, &w->node);
-    log_line(LOG_INFO, "emu", "function %s: %s (pid %u) waits for the end of pid %u", fn->info.vuid, s->name,
-             s->pid, fn->holder->pid);
+    log_line(LOG_INFO, "emu", "function %s: %s (pid %u) waits for the end of pid %u", fn->info.vuid,
+             s->name, s->pid, fn->holder->pid);
     return 0;
 }
 

@@ -48,7 +48,7 @@ struct link_conn {
     struct service *service; /* NULL: before hello, or an observer */
     struct list out;
     unsigned nout;
-    uint8_t *stale; /* one per function: its LINK_FUNCTION is to be sent */
+    uint8_t *stale;     /* one per function: its LINK_FUNCTION is to be sent */
     struct timer timer; /* hello is due; later: try to send again */
 };
 
@@ -94,13 +94,15 @@ static void retry(struct timer *t)
 }
 
 /* 1: gone out; 0: not now. */
-static int send_now(struct link_conn *conn, const struct link_msg *msg, const int *fds, unsigned nfds)
+static int send_now(struct link_conn *conn, const struct link_msg *msg, const int *fds,
+                    unsigned nfds)
 {
     ssize_t n = fd_send(conn->fd, msg, sizeof(*msg), fds, nfds);
 
     if (n >= 0)
         return 1;
-    if (n == -ETOOMANYREFS) /* too many descriptors in flight: the socket itself would report room for ever */
+    if (n == -ETOOMANYREFS) /* too many descriptors in flight: the socket itself would report room
+                               for ever */
         timer_arm(conn->server->emu->reactor, &conn->timer, RETRY_MS, retry);
     else if (n == -EAGAIN)
         watch_modify(conn->server->emu->reactor, &conn->watch, EPOLLIN | EPOLLOUT);
@@ -109,7 +111,8 @@ static int send_now(struct link_conn *conn, const struct link_msg *msg, const in
     return 0;
 }
 
-static void enqueue(struct link_conn *conn, const struct link_msg *msg, const int *fds, unsigned nfds)
+static void enqueue(struct link_conn *conn, const struct link_msg *msg, const int *fds,
+                    unsigned nfds)
 {
     struct out_msg *o;
 
@@ -166,8 +169,15 @@ static void flush(struct link_conn *conn)
     for (unsigned i = 0; conn->welcome && !conn->broken && i < emu->nfunctions; i++)
         if (conn->stale[i] && !send_function(conn, i))
             return;
-    if (!conn->broken)
-        watch_modify(emu->reactor, &conn->watch, EPOLLIN);
+    if (conn->broken)
+        return;
+    watch_modify(emu->reactor, &conn->watch, EPOLLIN);
+    lease_catch_up(conn); /* may fill it again */
+}
+
+bool link_congested(const struct link_conn *conn)
+{
+    return conn->nout > 0;
 }
 
 void link_send(struct link_conn *conn, const struct link_msg *msg, const int *fds, unsigned nfds)
@@ -197,7 +207,8 @@ void link_function_changed(struct emu *emu, unsigned index)
 
 /* ---- messages ---- */
 
-static void refuse_hello(struct link_conn *conn, const struct link_msg *msg, int rc, const char *text)
+static void refuse_hello(struct link_conn *conn, const struct link_msg *msg, int rc,
+                         const char *text)
 {
     struct link_msg answer = {.type = LINK_WELCOME, .cookie = msg->cookie, .rc = rc};
 
@@ -249,7 +260,8 @@ static int keep(struct link_conn *conn, const struct link_msg *msg)
     uint64_t size;
     int fd;
 
-    answer.rc = keepsake_get(conn->server->emu->keepsakes, msg->keep.name, msg->keep.size_bytes, &fd, &size, &err);
+    answer.rc = keepsake_get(conn->server->emu->keepsakes, msg->keep.name, msg->keep.size_bytes,
+                             &fd, &size, &err);
     if (answer.rc < 0) {
         memcpy(answer.text, err.msg, sizeof(answer.text) - 1);
         link_send(conn, &answer, NULL, 0);
@@ -415,8 +427,9 @@ struct link_server *link_server_create(struct emu *emu, struct err *err)
         free(server);
         return NULL;
     }
-    rc = listen(server->fd, 16) < 0 ? -errno
-                                    : watch_add(emu->reactor, &server->watch, server->fd, EPOLLIN, incoming);
+    rc = listen(server->fd, 16) < 0
+             ? -errno
+             : watch_add(emu->reactor, &server->watch, server->fd, EPOLLIN, incoming);
     if (rc < 0) {
         err_set(err, rc, "cannot listen on '%s': %s", server->path, strerror(-rc));
         link_server_destroy(server);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * snap_emu: what firmware is on a DPU. Functions with their sockets towards hosts, leases towards services. */
+ * snap_emu: what firmware is on a DPU. Functions with their sockets towards hosts, leases towards
+ * services. */
 #include "base/fd.h"
 #include "base/log.h"
 #include "emu/detach.h"

@@ -13,8 +13,15 @@
 #include <strings.h>
 #include <unistd.h>
 
-enum { OPT_RUN_DIR = 256, OPT_STATE_DIR, OPT_TOPOLOGY, OPT_FOREGROUND,
-       OPT_DETACH, OPT_READY_FD, OPT_VERSION };
+enum {
+    OPT_RUN_DIR = 256,
+    OPT_STATE_DIR,
+    OPT_TOPOLOGY,
+    OPT_FOREGROUND,
+    OPT_DETACH,
+    OPT_READY_FD,
+    OPT_VERSION
+};
 
 static const struct option longs[] = {
     {"run-dir", required_argument, NULL, OPT_RUN_DIR},
@@ -31,22 +38,28 @@ static const struct option longs[] = {
 
 static void usage(void)
 {
-    printf("snap_emu - owns the emulated PCI functions: their sockets, registers and memory tables\n"
-           "\n"
-           "      --run-dir DIR    sockets (default /run/opensnap, or $XDG_RUNTIME_DIR/opensnap when not\n"
-           "                       root): emu.sock for services, functions/<vuid>/cntrl for hosts\n"
-           "      --topology FILE  which functions there are: KEY = VALUE lines with the firmware's parameter\n"
-           "                       names (default: 1 NVMe and 1 virtio-blk PF with 4 VFs each)\n"
-           "      --foreground     stay in the foreground (the default)\n"
-           "      --detach         go to the background once services can connect; log to <run-dir>/snap_emu.log\n"
-           "      --ready-fd N     write one byte to descriptor N when services can connect\n"
-           "  -L, --log-level N    0 critical .. 5 trace, or the word (default info)\n"
-           "      --state-dir DIR  taken for the sake of those who start services and snap_emu alike; nothing is\n"
-           "                       kept there yet\n"
-           "      --version, --help\n"
-           "\n"
-           "It should never be restarted while hosts are connected: they lose their disks. Services may come and\n"
-           "go.\n");
+    printf(
+        "snap_emu - owns the emulated PCI functions: their sockets, registers and memory tables\n"
+        "\n"
+        "      --run-dir DIR    sockets (default /run/opensnap, or $XDG_RUNTIME_DIR/opensnap when "
+        "not\n"
+        "                       root): emu.sock for services, functions/<vuid>/cntrl for hosts\n"
+        "      --topology FILE  which functions there are: KEY = VALUE lines with the firmware's "
+        "parameter\n"
+        "                       names (default: 1 NVMe and 1 virtio-blk PF with 4 VFs each)\n"
+        "      --foreground     stay in the foreground (the default)\n"
+        "      --detach         go to the background once services can connect; log to "
+        "<run-dir>/snap_emu.log\n"
+        "      --ready-fd N     write one byte to descriptor N when services can connect\n"
+        "  -L, --log-level N    0 critical .. 5 trace, or the word (default info)\n"
+        "      --state-dir DIR  taken for the sake of those who start services and snap_emu alike; "
+        "nothing is\n"
+        "                       kept there yet\n"
+        "      --version, --help\n"
+        "\n"
+        "It should never be restarted while hosts are connected: they lose their disks. Services "
+        "may come and\n"
+        "go.\n");
 }
 
 static int parse_level(const char *text, struct err *err)
@@ -59,7 +72,8 @@ static int parse_level(const char *text, struct err *err)
         log_set_level((enum log_level)i);
         return 0;
     }
-    return err_set(err, -EINVAL, "--log-level '%s': 0 to 5, or critical, error, warning, info, debug, trace",
+    return err_set(err, -EINVAL,
+                   "--log-level '%s': 0 to 5, or critical, error, warning, info, debug, trace",
                    text);
 }
 
@@ -80,9 +94,10 @@ static int set_run_dir(struct options *o, const char *dir, const char *below, st
 
     /* What stands below it: /functions/<vuid>/cntrl, with a vuid of up to 32 characters. */
     if (n >= 107 - 51)
-        return err_set(err, -ENAMETOOLONG,
-                       "run directory '%s%s' has %d bytes; with more than %d its sockets have no legal names", dir,
-                       below, n, 107 - 52);
+        return err_set(
+            err, -ENAMETOOLONG,
+            "run directory '%s%s' has %d bytes; with more than %d its sockets have no legal names",
+            dir, below, n, 107 - 52);
     return 0;
 }
 

@@ -42,7 +42,8 @@ static void host_image(struct state_memory *st, uint64_t offset, uint32_t value)
     STORE(st->emu.reg_host[i], (LOAD(st->emu.reg_host[i]) & ~mask) | (value & mask));
 }
 
-/* The image is right first; then the entry, so that a reader of the entry finds the image at least as new. */
+/* The image is right first; then the entry, so that a reader of the entry finds the image at least
+ * as new. */
 static void write_register(struct state_memory *st, uint32_t offset, uint32_t size, uint64_t value)
 {
     uint64_t tail = LOAD(st->emu.log_tail), used = tail - LOAD(st->svc.log_head);

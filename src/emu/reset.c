@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Function resets. A service that holds the function drains it first; when nobody does, or the holder dies meanwhile and its
- * fence has passed, the reset is done here alone. Until then the host sees a function in reset. */
+ * Function resets. A service that holds the function drains it first; when nobody does, or the
+ * holder dies meanwhile and its fence has passed, the reset is done here alone. Until then the host
+ * sees a function in reset. */
 #include "base/log.h"
 #include "emu/emu.h"
 

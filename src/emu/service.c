@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Service processes. One outlives its link connection here for as long as it may still touch what it had leased. */
+ * Service processes. One outlives its link connection here for as long as it may still touch what
+ * it had leased. */
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -20,7 +21,8 @@ enum { HELLO_FDS = 3 }; /* pidfd, fence pipe, wake page; then the eventfds */
 
 /* ---- what a service hands over ---- */
 
-/* The pidfd must be of the very process at the other end: a wrong one would make the fence pass too early. */
+/* The pidfd must be of the very process at the other end: a wrong one would make the fence pass too
+ * early. */
 static int check_pidfd(int fd, pid_t peer, struct err *err)
 {
     char path[48], line[128];
@@ -37,7 +39,8 @@ static int check_pidfd(int fd, pid_t peer, struct err *err)
     if (pid == -1)
         return err_set(err, -EBADF, "the first descriptor is not a pidfd of a living process");
     if (peer > 0 && pid > 0 && pid != peer)
-        return err_set(err, -EPERM, "the pidfd is of process %ld, the peer is process %d", pid, (int)peer);
+        return err_set(err, -EPERM, "the pidfd is of process %ld, the peer is process %d", pid,
+                       (int)peer);
     return 0;
 }
 
@@ -82,13 +85,15 @@ static int take_descriptors(struct service *s, pid_t peer, int *fds, unsigned nf
     int rc;
 
     if (s->reactors < 1 || s->reactors > WAKE_REACTORS || nfds != HELLO_FDS + s->reactors)
-        return err_set(err, -EINVAL, "hello with %u reactors and %u descriptors", s->reactors, nfds);
+        return err_set(err, -EINVAL, "hello with %u reactors and %u descriptors", s->reactors,
+                       nfds);
     rc = check_pidfd(fds[0], peer, err);
     if (rc < 0)
         return rc;
     for (unsigned i = 0; i < s->reactors; i++)
         if (check_eventfd(fds[HELLO_FDS + i]) < 0)
-            return err_set(err, -EBADF, "descriptor %u of the hello is not an eventfd", HELLO_FDS + i);
+            return err_set(err, -EBADF, "descriptor %u of the hello is not an eventfd",
+                           HELLO_FDS + i);
     s->wake = map_wake_page(fds[2], err);
     if (!s->wake)
         return err->code;
@@ -126,7 +131,8 @@ static void end_leases(struct service *s)
             lease_end(emu->functions[i]);
 }
 
-/* A process says hello again only after it has stopped and unmapped everything of its lost connection. */
+/* A process says hello again only after it has stopped and unmapped everything of its lost
+ * connection. */
 static void end_former(struct emu *emu, uint32_t pid, uint64_t start_time)
 {
     list_for_each_safe(it, &emu->services)
@@ -167,7 +173,8 @@ int service_hello(struct link_conn *conn, const struct link_msg *msg, int *fds, 
     end_former(emu, s->pid, s->start_time);
     s->conn = conn;
     list_append(&emu->services, &s->node);
-    log_line(LOG_INFO, "emu", "service %s (pid %u, %u reactors) is here", s->name, s->pid, s->reactors);
+    log_line(LOG_INFO, "emu", "service %s (pid %u, %u reactors) is here", s->name, s->pid,
+             s->reactors);
     *ret = s;
     return 0;
 }
@@ -191,8 +198,9 @@ void service_conn_lost(struct service *s)
         service_free(s);
         return;
     }
-    log_line(LOG_WARNING, "emu", "service %s (pid %u) is lost with %u leases; they wait for its fence", s->name,
-             s->pid, s->nleases);
+    log_line(LOG_WARNING, "emu",
+             "service %s (pid %u) is lost with %u leases; they wait for its fence", s->name, s->pid,
+             s->nleases);
     show_leases(s);
     service_fence_moved(s);
 }

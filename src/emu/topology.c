@@ -43,8 +43,10 @@ static const struct key keys[] = {
     {"VIRTIO_BLK_EMULATION_NUM_PF", KEY_NUMBER, AT(virtio_blk.num_pf), 0, 4},
     {"VIRTIO_BLK_EMULATION_NUM_VF", KEY_NUMBER, AT(virtio_blk.num_vf), 0, 2000},
     {"VIRTIO_BLK_EMULATION_NUM_MSIX", KEY_NUMBER, AT(virtio_blk.num_msix), 0, 63},
-    {"VIRTIO_BLK_EMULATION_NUM_VF_MSIX", KEY_NUMBER, AT(virtio_blk.num_vf_msix), 0, PCI_MSIX_MAX_VECTORS},
-    {"VIRTIO_BLK_EMU_SUBSYSTEM_VENDOR_ID", KEY_NUMBER, AT(virtio_blk.subsystem_vendor_id), 0, 0xffff},
+    {"VIRTIO_BLK_EMULATION_NUM_VF_MSIX", KEY_NUMBER, AT(virtio_blk.num_vf_msix), 0,
+     PCI_MSIX_MAX_VECTORS},
+    {"VIRTIO_BLK_EMU_SUBSYSTEM_VENDOR_ID", KEY_NUMBER, AT(virtio_blk.subsystem_vendor_id), 0,
+     0xffff},
     {"VIRTIO_BLK_EMU_SUBSYSTEM_ID", KEY_NUMBER, AT(virtio_blk.subsystem_id), 0, 0xffff},
     {"doorbells", KEY_DOORBELLS, AT(doorbells), 0, 0},
     {"serial_number", KEY_SERIAL, AT(serial), 0, 0},
@@ -118,10 +120,10 @@ static int parse_number(const struct key *key, const struct line *l, uint32_t *r
             *ret = 0;
             return 0;
         }
-        return err_set(err, -ERANGE, "%s:%u: %s = %s: the limits are %u and %u%s", l->file,
-                       l->number, key->name, l->value, key->min, key->max,
-                       key->type == KEY_DEPTH ? " (log2 of the entries; 0: the default of 64 entries)"
-                                              : "");
+        return err_set(
+            err, -ERANGE, "%s:%u: %s = %s: the limits are %u and %u%s", l->file, l->number,
+            key->name, l->value, key->min, key->max,
+            key->type == KEY_DEPTH ? " (log2 of the entries; 0: the default of 64 entries)" : "");
     }
     *ret = (uint32_t)v;
     return 0;
@@ -151,13 +153,14 @@ static int parse_serial(const struct key *key, const struct line *l, char *ret, 
     for (size_t i = 0; ok && i < len; i++)
         ok = isupper((unsigned char)l->value[i]) || isdigit((unsigned char)l->value[i]);
     if (!ok)
-        return err_set(err, -EINVAL, "%s:%u: %s = '%s': exactly 12 of A-Z and 0-9 are needed", l->file,
-                       l->number, key->name, l->value);
+        return err_set(err, -EINVAL, "%s:%u: %s = '%s': exactly 12 of A-Z and 0-9 are needed",
+                       l->file, l->number, key->name, l->value);
     memcpy(ret, l->value, len + 1);
     return 0;
 }
 
-static int parse_value(struct topology *t, const struct key *key, const struct line *l, struct err *err)
+static int parse_value(struct topology *t, const struct key *key, const struct line *l,
+                       struct err *err)
 {
     static const char *const bools[] = {"0", "1", "false", "true"};
     static const char *const doorbells[] = {"auto", "trapped", "mapped"};
@@ -170,7 +173,8 @@ static int parse_value(struct topology *t, const struct key *key, const struct l
     case KEY_DEPTH:
         return parse_number(key, l, to, err);
     case KEY_DOORBELLS:
-        return parse_choice(key, l, doorbells, ARRAY_SIZE(doorbells), ARRAY_SIZE(doorbells), to, err);
+        return parse_choice(key, l, doorbells, ARRAY_SIZE(doorbells), ARRAY_SIZE(doorbells), to,
+                            err);
     case KEY_SERIAL:
         return parse_serial(key, l, to, err);
     case KEY_NO_EFFECT:
@@ -194,7 +198,8 @@ static char *trim(char *s)
     return s;
 }
 
-static int parse_line(struct topology *t, char *text, struct line *l, unsigned *seen, struct err *err)
+static int parse_line(struct topology *t, char *text, struct line *l, unsigned *seen,
+                      struct err *err)
 {
     char *comment = strchr(text, '#'), *equals, *name;
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * emu/topology.h - which functions there are: a text file of KEY = VALUE lines with the firmware's parameter names, read once
- * at start. What the file does not name has the default of topology_default(). */
+ * emu/topology.h - which functions there are: a text file of KEY = VALUE lines with the firmware's
+ * parameter names, read once at start. What the file does not name has the default of
+ * topology_default(). */
 #ifndef EMU_TOPOLOGY_H
 #define EMU_TOPOLOGY_H
 

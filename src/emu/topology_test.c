@@ -29,13 +29,14 @@ static void a_file_is_read_over_the_defaults(void **state)
     struct err err = {0};
 
     topology_default(&t);
-    assert_int_equal(topology_parse(&t, "f",
-                                    "# ours\n\n NVME_EMULATION_NUM_PF = 2 # two\nNVME_EMULATION_NUM_VF=0\r\n"
-                                    "VIRTIO_BLK_EMULATION_ENABLE = False\n"
-                                    "NVME_EMULATION_MAX_QUEUE_DEPTH = 0\nNVME_EMULATION_DEVICE_ID = 0x1234\n"
-                                    "doorbells = mapped\nserial_number = ABCDEF012345\nSRIOV_EN = 1\n",
-                                    &err),
-                     0);
+    assert_int_equal(
+        topology_parse(&t, "f",
+                       "# ours\n\n NVME_EMULATION_NUM_PF = 2 # two\nNVME_EMULATION_NUM_VF=0\r\n"
+                       "VIRTIO_BLK_EMULATION_ENABLE = False\n"
+                       "NVME_EMULATION_MAX_QUEUE_DEPTH = 0\nNVME_EMULATION_DEVICE_ID = 0x1234\n"
+                       "doorbells = mapped\nserial_number = ABCDEF012345\nSRIOV_EN = 1\n",
+                       &err),
+        0);
     assert_int_equal(t.nvme.num_pf, 2);
     assert_int_equal(t.nvme.num_vf, 0);
     assert_int_equal(t.virtio_blk.enable, 0);
@@ -63,7 +64,9 @@ static void errors_name_file_line_value_and_limit(void **state)
         {"just words", {"f:1", "just words", "KEY = VALUE"}, -EINVAL},
         {"doorbells = often", {"f:1", "often", "trapped"}, -EINVAL},
         {"serial_number = short", {"f:1", "short", "12"}, -EINVAL},
-        {"NVME_EMULATION_NUM_VF = 1\nNVME_EMULATION_NUM_VF = 2", {"f:2", "twice", "line 1"}, -EINVAL},
+        {"NVME_EMULATION_NUM_VF = 1\nNVME_EMULATION_NUM_VF = 2",
+         {"f:2", "twice", "line 1"},
+         -EINVAL},
         {"NVME_EMULATION_NUM_VF = 99999999999999999999", {"f:1", "99999999999999999999"}, -EINVAL},
     };
 

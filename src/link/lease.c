@@ -212,6 +212,20 @@ static int map_shared(int fd, uint64_t min_bytes, void **ret, uint64_t *ret_byte
     return 0;
 }
 
+/* The file is an image of BAR0: the doorbell page alone is mapped. */
+static int map_doorbells(int fd, void **ret)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (st.st_size < STATE_DOORBELL_OFFSET + STATE_DOORBELL_BYTES)
+        return -EBADMSG;
+    *ret = mmap(NULL, STATE_DOORBELL_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+                STATE_DOORBELL_OFFSET);
+    return *ret == MAP_FAILED ? -errno : 0;
+}
+
 static int check_state(const struct state_memory *st, uint64_t bytes, struct err *err)
 {
     if (st->head.magic != STATE_MAGIC || st->head.version != STATE_VERSION)
@@ -232,7 +246,6 @@ static int build_function(struct lease *l, struct packet *p, struct err *err)
     struct function_parts parts = {
         .reactor = l->reactor, .ops = l->ops, .dev = l->dev, .owned = true};
     void *state = NULL, *doorbells = NULL;
-    uint64_t doorbell_bytes;
     int rc;
 
     if (p->nfds != 2)
@@ -245,7 +258,7 @@ static int build_function(struct lease *l, struct packet *p, struct err *err)
     parts.state = state;
     rc = check_state(parts.state, parts.state_bytes, err);
     if (rc == 0) {
-        rc = map_shared(p->fds[1], 4096, &doorbells, &doorbell_bytes);
+        rc = map_doorbells(p->fds[1], &doorbells);
         if (rc < 0)
             err_set(err, rc, "doorbell page: %s", strerror(-rc));
     }
@@ -257,7 +270,7 @@ static int build_function(struct lease *l, struct packet *p, struct err *err)
     l->f = function_create(&parts);
     if (!l->f) {
         munmap(state, parts.state_bytes);
-        munmap(doorbells, doorbell_bytes);
+        munmap(doorbells, STATE_DOORBELL_BYTES);
         return err_set(err, -ENOMEM, "no memory for function %s", parts.info.vuid);
     }
     return 0;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The capability chain: power management, MSI-X, PCI Express, VPD; extended: device serial number. */
+ * The capability chain: power management, MSI-X, PCI Express, VPD; extended: device serial number.
+ */
 #include "pci/inside.h"
 
 #include <string.h>
@@ -51,10 +52,12 @@ static void express_build(struct pci_function *f)
     pci_put16(f->config, EXPRESS_AT + PCI_EXP_LNKSTA, (uint16_t)link);
     pci_put32(f->config, EXPRESS_AT + PCI_EXP_LNKCAP2, LINK_SPEEDS);
     pci_put16(f->config, EXPRESS_AT + PCI_EXP_LNKCTL2, LINK_SPEED);
-    /* Error reporting enables, payload and read request size, relaxed ordering, no-snoop; bit 15 (FLR) reads as 0. */
+    /* Error reporting enables, payload and read request size, relaxed ordering, no-snoop; bit 15
+     * (FLR) reads as 0. */
     pci_put16(f->config, EXPRESS_AT + PCI_EXP_DEVCTL, 2 << 12 | 1 << 11 | 1 << 4);
     pci_put16(f->writable, EXPRESS_AT + PCI_EXP_DEVCTL, 0x78ff);
-    pci_put16(f->writable, EXPRESS_AT + PCI_EXP_LNKCTL, 0x00c3); /* ASPM, common clock, extended synch */
+    pci_put16(f->writable, EXPRESS_AT + PCI_EXP_LNKCTL,
+              0x00c3); /* ASPM, common clock, extended synch */
 }
 
 static void serial_build(struct pci_function *f, uint64_t serial)

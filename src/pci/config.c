@@ -60,7 +60,8 @@ static void bar_build(struct pci_function *f, unsigned index, const struct pci_b
     uint64_t mask = ~(bar->bytes - 1);
 
     if (bar->bytes == 0)
-        return; /* hard-wired to zero, also as the upper half of a 64-bit one before it is written below */
+        return; /* hard-wired to zero, also as the upper half of a 64-bit one before it is written
+                   below */
     pci_put32(f->writable, at, (uint32_t)mask & ~0xfU);
     if (bar->wide) {
         pci_put32(f->config, at, PCI_BAR_TYPE_64);

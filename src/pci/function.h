@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * pci/function.h - a PCI function as its host sees it: configuration space with write masks, MSI-X table and PBA.
- * It holds no device: what a write means for the device comes back as PCI_EVENT_*.
+ * pci/function.h - a PCI function as its host sees it: configuration space with write masks, MSI-X
+ * table and PBA. It holds no device: what a write means for the device comes back as PCI_EVENT_*.
  * Everything a host can send is legal here; accesses out of range read as zero and write nothing.
  * Thread: the owner's. */
 #ifndef PCI_FUNCTION_H
@@ -24,8 +24,8 @@ struct pci_layout {
     uint16_t vendor_id, device_id, subsystem_vendor_id, subsystem_id;
     uint32_t class_code; /* base class, sub-class, interface: 0x010802 */
     uint8_t revision_id;
-    uint64_t serial;  /* Device Serial Number capability */
-    const char *vuid; /* VPD field VU, at most 63 characters; copied */
+    uint64_t serial;   /* Device Serial Number capability */
+    const char *vuid;  /* VPD field VU, at most 63 characters; copied */
     const char *model; /* VPD identifier string; copied */
     struct pci_bar_layout bar[PCI_BARS];
     unsigned msix_vectors; /* 1..PCI_MSIX_MAX_VECTORS */

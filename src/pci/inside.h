@@ -13,7 +13,7 @@ struct pci_function {
     uint8_t config[PCI_CONFIG_BYTES];
     uint8_t writable[PCI_CONFIG_BYTES]; /* bits the host can change */
     uint8_t reset_image[PCI_CONFIG_BYTES];
-    uint8_t vpd[PCI_VPD_IMAGE_BYTES]; /* zero-padded */
+    uint8_t vpd[PCI_VPD_IMAGE_BYTES];    /* zero-padded */
     unsigned pm, msix, express, vpd_cap; /* where the capabilities are */
     unsigned vectors;
     uint8_t msix_table[PCI_MSIX_MAX_VECTORS * PCI_MSIX_ENTRY_BYTES];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * MSI-X table and PBA. The client of the socket delivers interrupts by eventfd and keeps a table of its own; ours answers
- * those who read and write it here. */
+ * MSI-X table and PBA. The client of the socket delivers interrupts by eventfd and keeps a table of
+ * its own; ours answers those who read and write it here. */
 #include "base/util.h"
 #include "pci/inside.h"
 
@@ -60,7 +60,7 @@ void pci_msix_set_pending(struct pci_function *f, unsigned vector, bool pending)
     if (pending)
         f->pba[vector / 8] |= (uint8_t)(1U << vector % 8);
     else
-        f->pba[vector / 8] &= (uint8_t)~(1U << vector % 8);
+        f->pba[vector / 8] &= (uint8_t) ~(1U << vector % 8);
 }
 
 bool pci_msix_pending(const struct pci_function *f, unsigned vector)

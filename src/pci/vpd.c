@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Vital product data: identifier string and, in the read-only section, the vuid in the vendor field VU. */
+ * Vital product data: identifier string and, in the read-only section, the vuid in the vendor field
+ * VU. */
 #include "base/util.h"
 #include "pci/inside.h"
 
@@ -37,8 +38,8 @@ void pci_vpd_build(struct pci_function *f, const struct pci_layout *layout)
     *p = TAG_END;
 }
 
-/* F = 0 asks for a read; it is finished at once, which F = 1 tells. F = 1 would be a write: ours cannot be written, and
- * clearing F ends the cycle without effect. */
+/* F = 0 asks for a read; it is finished at once, which F = 1 tells. F = 1 would be a write: ours
+ * cannot be written, and clearing F ends the cycle without effect. */
 void pci_vpd_address_written(struct pci_function *f)
 {
     uint16_t address = pci_get16(f->config, f->vpd_cap + PCI_VPD_ADDRESS);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "rpc/command.h"
 
-
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -41,7 +40,8 @@ void rpc_command_free(char **argv)
     free(argv);
 }
 
-/* One word into out (as long as the line); moves *s behind it. -EINVAL: a quote or backslash is open. */
+/* One word into out (as long as the line); moves *s behind it. -EINVAL: a quote or backslash is
+ * open. */
 static int next_word(const char **s, char *out, size_t *len)
 {
     const char *p = *s;
@@ -95,8 +95,9 @@ int rpc_command_split(const char *line, char ***ret_argv, int *ret_argc, struct 
     }
     if (rc < 0) {
         rpc_command_free(w.argv);
-        return err_set(err, rc, rc == -EINVAL ? "a quote or backslash is open at the end of the line"
-                                              : "out of memory");
+        return err_set(err, rc,
+                       rc == -EINVAL ? "a quote or backslash is open at the end of the line"
+                                     : "out of memory");
     }
     *ret_argv = w.argv;
     *ret_argc = w.argc;
@@ -160,12 +161,14 @@ static int parse_number(const struct rpc_param *p, const char *text, json_t **re
     errno = 0;
     n = strtoll(text, &end, 0);
     if (errno || end == text || *end)
-        return err_set(err, -EINVAL, "--%s: '%s' is not an integer of up to 63 bits", p->name, text);
+        return err_set(err, -EINVAL, "--%s: '%s' is not an integer of up to 63 bits", p->name,
+                       text);
     *ret = json_integer(n);
     return 0;
 }
 
-/* MiB as people write them ("64", "0.5"), to bytes for now: the block size may come later on the line. */
+/* MiB as people write them ("64", "0.5"), to bytes for now: the block size may come later on the
+ * line. */
 static int parse_mib(const struct rpc_param *p, const char *text, json_t **ret, struct err *err)
 {
     char *end;
@@ -210,8 +213,8 @@ static int mib_to_blocks(const struct rpc_param *p, json_t *params, struct err *
 }
 
 /* One flag with its value, or one positional; *i moves to the last word used. */
-static int parse_word(const struct rpc_method *m, int argc, char *const *argv, int *i, json_t *params,
-                      const struct rpc_param **mib, struct err *err)
+static int parse_word(const struct rpc_method *m, int argc, char *const *argv, int *i,
+                      json_t *params, const struct rpc_param **mib, struct err *err)
 {
     const char *word = argv[*i], *value = strchr(word, '=');
     bool flag = word[0] == '-' && word[1] && !isdigit((unsigned char)word[1]);
@@ -221,7 +224,8 @@ static int parse_word(const struct rpc_method *m, int argc, char *const *argv, i
     int rc;
 
     if (!p)
-        return err_set(err, -EINVAL, flag ? "unknown option '%s'" : "unexpected argument '%s'", word);
+        return err_set(err, -EINVAL, flag ? "unknown option '%s'" : "unexpected argument '%s'",
+                       word);
     if (json_object_get(params, p->name))
         return err_set(err, -EINVAL, "--%s is given twice", p->name);
     if (!flag) {
@@ -265,8 +269,9 @@ int rpc_command_parse(const struct rpc_method_set *set, int argc, char *const *a
         const struct rpc_param *p = &m->params[i];
 
         if (p->flags & RPC_REQUIRED && !json_object_get(params, p->name))
-            rc = err_set(err, -EINVAL, p->flags & RPC_POSITIONAL ? "argument <%s> is missing"
-                                                                 : "option --%s is missing",
+            rc = err_set(err, -EINVAL,
+                         p->flags & RPC_POSITIONAL ? "argument <%s> is missing"
+                                                   : "option --%s is missing",
                          p->name);
     }
     if (rc == 0 && mib)

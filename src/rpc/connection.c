@@ -35,7 +35,7 @@ struct rpc_connection {
     void *arg;
     int fd;
     struct watch watch;
-    struct timer more;    /* frames are left over from the last turn */
+    struct timer more;     /* frames are left over from the last turn */
     struct timer patience; /* output is waiting, or we linger */
 
     char *in;
@@ -48,11 +48,11 @@ struct rpc_connection {
     struct list jobs;
     unsigned njobs;
 
-    bool busy;    /* inside connection_work(): it alone closes */
-    bool eof;     /* the peer sends no more */
-    bool failed;  /* framing is lost: nothing more is read as requests */
-    bool linger;  /* all said; waiting for the peer to go */
-    bool dead;    /* close as soon as nobody is on the stack */
+    bool busy;   /* inside connection_work(): it alone closes */
+    bool eof;    /* the peer sends no more */
+    bool failed; /* framing is lost: nothing more is read as requests */
+    bool linger; /* all said; waiting for the peer to go */
+    bool dead;   /* close as soon as nobody is on the stack */
 };
 
 static void connection_work(struct rpc_connection *c);
@@ -95,8 +95,8 @@ static void out_of_patience(struct timer *t)
 
     if (!c->linger)
         log_line(LOG_WARNING, "rpc",
-                 "a client has read nothing of %zu answer bytes for %d s: disconnected", c->out_bytes,
-                 STALL_MS / 1000);
+                 "a client has read nothing of %zu answer bytes for %d s: disconnected",
+                 c->out_bytes, STALL_MS / 1000);
     rpc_connection_destroy(c);
 }
 
@@ -181,8 +181,7 @@ static void framing_error(struct rpc_connection *c, const char *why)
 static void handle_frame(struct rpc_connection *c, const char *text, size_t len)
 {
     json_error_t why;
-    json_t *request =
-        json_loadb(text, len, JSON_DISABLE_EOF_CHECK | JSON_REJECT_DUPLICATES, &why);
+    json_t *request = json_loadb(text, len, JSON_DISABLE_EOF_CHECK | JSON_REJECT_DUPLICATES, &why);
     struct rpc_job *job;
 
     if (!request) {
@@ -347,8 +346,9 @@ static void connection_ready(struct watch *w, uint32_t events)
 
     if (events & EPOLLIN && !c->eof)
         read_input(c);
-    /* Both directions are closed: nobody reads answers. What came whole is still carried out; input that may not be
-     * served now (too much in flight) is not waited for, since the hang-up would be reported for ever. */
+    /* Both directions are closed: nobody reads answers. What came whole is still carried out; input
+     * that may not be served now (too much in flight) is not waited for, since the hang-up would be
+     * reported for ever. */
     if (hangup && !(events & EPOLLIN && !c->eof && !c->dead && may_call(c))) {
         c->busy = true;
         while (may_call(c) && serve_one(c))

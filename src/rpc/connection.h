@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * rpc/connection.h - one client of the RPC socket: its bytes in, its calls in flight, its answers out.
- * Thread: the reactor's. */
+ * rpc/connection.h - one client of the RPC socket: its bytes in, its calls in flight, its answers
+ * out. Thread: the reactor's. */
 #ifndef RPC_CONNECTION_H
 #define RPC_CONNECTION_H
 
@@ -9,7 +9,8 @@
 
 struct rpc_connection;
 
-/* Owns fd from the call on, also when it returns NULL. gone runs once, right before the connection frees itself. */
+/* Owns fd from the call on, also when it returns NULL. gone runs once, right before the connection
+ * frees itself. */
 struct rpc_connection *rpc_connection_create(struct reactor *r, int fd, const struct rpc_env *env,
                                              void (*gone)(void *arg, struct rpc_connection *c),
                                              void *arg);

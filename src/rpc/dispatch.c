@@ -73,11 +73,14 @@ static json_t *saved_params(struct rpc_request *req)
     if (req->saved)
         return req->saved;
     req->saved = json_object();
-    json_object_foreach(req->params, name, v) {
+    json_object_foreach(req->params, name, v)
+    {
+        const char *first = name;
+
         for (unsigned i = 0; i < m->nparams; i++)
             if (m->params[i].alias && strcmp(m->params[i].alias, name) == 0)
-                name = m->params[i].name;
-        json_object_set(req->saved, name, v);
+                first = m->params[i].name;
+        json_object_set(req->saved, first, v);
     }
     return req->saved;
 }
@@ -114,7 +117,8 @@ static void finish(struct rpc_request *req, json_t *result, json_t *error)
     if (rc < 0) {
         char text[512];
 
-        /* The change itself cannot be undone in general: the operator must know that it will not outlive the service. */
+        /* The change itself cannot be undone in general: the operator must know that it will not
+         * outlive the service. */
         snprintf(text, sizeof(text), "%s was carried out but could not be saved: %s",
                  req->method->name, err.msg);
         log_line(LOG_ERROR, "rpc", "%s", text);
@@ -143,7 +147,8 @@ void rpc_true(struct rpc_request *req)
     finish(req, json_true(), NULL);
 }
 
-/* Clients know errors by number and by the system's words for it, so the sentence ends with them. */
+/* Clients know errors by number and by the system's words for it, so the sentence ends with them.
+ */
 static void answer_error(struct rpc_request *req, int code, const char *message)
 {
     char text[1024];

@@ -11,7 +11,10 @@ struct rpc_method_table { /* one object's methods */
     const struct rpc_method *methods;
     unsigned nmethods;
 };
-#define RPC_TABLE(array) {array, ARRAY_SIZE(array)}
+#define RPC_TABLE(array)                                                                           \
+    {                                                                                              \
+        array, ARRAY_SIZE(array)                                                                   \
+    }
 
 struct rpc_method_set { /* all that a program serves */
     const struct rpc_method_table *const *tables;
@@ -21,7 +24,8 @@ const struct rpc_method *rpc_method_find(const struct rpc_method_set *set, const
 void rpc_method_for_each(const struct rpc_method_set *set,
                          void (*fn)(const struct rpc_method *method, void *arg), void *arg);
 
-/* One change of the saved configuration: a put carries the call that recreates the object, a drop has no params. */
+/* One change of the saved configuration: a put carries the call that recreates the object, a drop
+ * has no params. */
 struct rpc_change {
     const char *key, *method;
     json_t *params; /* NULL: drop */
@@ -31,7 +35,8 @@ struct rpc_change {
 struct rpc_env {
     const struct rpc_method_set *methods;
     void *ctx; /* first argument of every handler */
-    /* Saves the changes of one call, all or none; NULL: nothing is saved. Runs before the answer. */
+    /* Saves the changes of one call, all or none; NULL: nothing is saved. Runs before the answer.
+     */
     int (*save)(void *arg, const struct rpc_change *changes, unsigned n, struct err *err);
     void *save_arg;
 };
@@ -39,18 +44,19 @@ struct rpc_env {
 /* result or error (an object with code and message), never both; borrowed. */
 typedef void (*rpc_answer_fn)(void *arg, json_t *result, json_t *error);
 
-/* Decodes, calls, and answers exactly once, maybe inside this call. params is borrowed; NULL: none. replaying: the call
- * comes from the saved configuration: it may use private members and is not saved again. */
-void rpc_call_internal(const struct rpc_env *env, const char *method, json_t *params, bool replaying,
-                       rpc_answer_fn answer, void *arg);
+/* Decodes, calls, and answers exactly once, maybe inside this call. params is borrowed; NULL: none.
+ * replaying: the call comes from the saved configuration: it may use private members and is not
+ * saved again. */
+void rpc_call_internal(const struct rpc_env *env, const char *method, json_t *params,
+                       bool replaying, rpc_answer_fn answer, void *arg);
 
 /* {"code":..,"message":..}; new reference. */
 json_t *rpc_error_object(int code, const char *message);
 
-/* params.c: strict decoding. args is zeroed and then filled with values borrowed from params. 0; RPC_ERR_PARAMS or
- * -ENOTSUP with a sentence that names the member, the value and the limit. */
-int rpc_params_decode(const struct rpc_param *params, unsigned nparams, json_t *object, bool replaying,
-                      void *args, size_t args_bytes, struct err *err);
+/* params.c: strict decoding. args is zeroed and then filled with values borrowed from params. 0;
+ * RPC_ERR_PARAMS or -ENOTSUP with a sentence that names the member, the value and the limit. */
+int rpc_params_decode(const struct rpc_param *params, unsigned nparams, json_t *object,
+                      bool replaying, void *args, size_t args_bytes, struct err *err);
 bool rpc_param_private(const struct rpc_param *p);
 
 #endif

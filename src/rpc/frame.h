@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * rpc/frame.h - finds where a JSON text ends in a stream without delimiters, byte by byte, looking at each byte once.
- * It counts brackets only; whether the text is JSON is the parser's business. */
+ * rpc/frame.h - finds where a JSON text ends in a stream without delimiters, byte by byte, looking
+ * at each byte once. It counts brackets only; whether the text is JSON is the parser's business. */
 #ifndef RPC_FRAME_H
 #define RPC_FRAME_H
 
@@ -22,8 +22,8 @@ struct rpc_frame { /* zeroed: in front of a text */
 
 enum rpc_frame_result { RPC_FRAME_MORE, RPC_FRAME_DONE, RPC_FRAME_BAD };
 
-/* buf holds the len bytes of the text that have come so far (its first is no white space). DONE: the text ends at f->pos.
- * BAD: it can never become an acceptable one, why says so. */
+/* buf holds the len bytes of the text that have come so far (its first is no white space). DONE:
+ * the text ends at f->pos. BAD: it can never become an acceptable one, why says so. */
 enum rpc_frame_result rpc_frame_scan(struct rpc_frame *f, const char *buf, size_t len,
                                      const char **why);
 

@@ -106,7 +106,8 @@ static void start(struct rpc_job *job, json_t *request)
     params = json_object_get(request, "params");
     if (id && !good_id(id))
         bad_request(job, id, "'id' must be a number, a string of up to 128 bytes, or null");
-    else if (version && (!json_is_string(version) || strcmp(json_string_value(version), "2.0") != 0))
+    else if (version &&
+             (!json_is_string(version) || strcmp(json_string_value(version), "2.0") != 0))
         bad_request(job, id, "'jsonrpc' must be \"2.0\"");
     else if (!json_is_string(method))
         bad_request(job, id, "'method' must be a string");
@@ -139,8 +140,7 @@ void rpc_job_run(struct rpc_job *job)
 
     job->running = true;
     while (!job->waiting && job->next < n) {
-        json_t *request =
-            job->answers ? json_array_get(job->requests, job->next) : job->requests;
+        json_t *request = job->answers ? json_array_get(job->requests, job->next) : job->requests;
 
         job->next++;
         start(job, request);

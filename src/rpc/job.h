@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * rpc/job.h - one JSON text of a client: a request, or an array of them carried out one after the other and answered
- * together. Thread: control. */
+ * rpc/job.h - one JSON text of a client: a request, or an array of them carried out one after the
+ * other and answered together. Thread: control. */
 #ifndef RPC_JOB_H
 #define RPC_JOB_H
 
@@ -9,7 +9,8 @@
 #include "rpc/dispatch.h"
 
 struct rpc_job;
-/* The job has ended and frees itself after this. text (stolen, from malloc) is NULL when nothing is to be said. */
+/* The job has ended and frees itself after this. text (stolen, from malloc) is NULL when nothing is
+ * to be said. */
 typedef void (*rpc_job_fn)(void *arg, struct rpc_job *job, char *text, size_t len);
 
 struct rpc_job {

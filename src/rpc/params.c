@@ -148,8 +148,8 @@ static int decode_number(const struct rpc_param *p, json_t *v, void *at, struct 
         high = p->max;
     }
     if (n < low || (n > 0 && (uint64_t)n > high))
-        return invalid(err, "'%s' is %" PRId64 ", the limits are %" PRId64 " to %" PRIu64, p->name, n,
-                       low, high);
+        return invalid(err, "'%s' is %" PRId64 ", the limits are %" PRId64 " to %" PRIu64, p->name,
+                       n, low, high);
     if (p->flags & RPC_UNSUPPORTED && n != 0 && n != -1 && (!p->max || (uint64_t)n != p->max))
         return unsupported(p, err);
     switch (p->type) {
@@ -206,8 +206,8 @@ static const struct rpc_param *find(const struct rpc_param *params, unsigned npa
     return NULL;
 }
 
-int rpc_params_decode(const struct rpc_param *params, unsigned nparams, json_t *object, bool replaying,
-                      void *args, size_t args_bytes, struct err *err)
+int rpc_params_decode(const struct rpc_param *params, unsigned nparams, json_t *object,
+                      bool replaying, void *args, size_t args_bytes, struct err *err)
 {
     bool seen[PARAMS_MAX] = {false};
     const char *name;
@@ -221,8 +221,10 @@ int rpc_params_decode(const struct rpc_param *params, unsigned nparams, json_t *
         return invalid(err, "'params' must be an object with named members, not %s",
                        type_words(object));
     if (nparams > PARAMS_MAX)
-        return err_set(err, RPC_ERR_INTERNAL, "method table has more than %d parameters", PARAMS_MAX);
-    json_object_foreach(object, name, v) {
+        return err_set(err, RPC_ERR_INTERNAL, "method table has more than %d parameters",
+                       PARAMS_MAX);
+    json_object_foreach(object, name, v)
+    {
         const struct rpc_param *p = find(params, nparams, name, replaying);
         char shown[80];
 

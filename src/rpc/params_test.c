@@ -20,7 +20,8 @@ struct args {
 };
 
 static const struct rpc_param params[] = {
-    {"name", RPC_STR, offsetof(struct args, name), RPC_REQUIRED | RPC_NAME, "", "-b", "ctrl", 0, 0, 0},
+    {"name", RPC_STR, offsetof(struct args, name), RPC_REQUIRED | RPC_NAME, "", "-b", "ctrl", 0, 0,
+     0},
     {"nqn", RPC_STR, offsetof(struct args, nqn), RPC_NQN, "", NULL, NULL, 0, 0, 0},
     {"text", RPC_STR, offsetof(struct args, text), 0, "", NULL, NULL, 0, 0, 20},
     {"secret", RPC_STR, offsetof(struct args, secret), RPC_SECRET, "", NULL, NULL, 0, 0, 0},
@@ -30,8 +31,10 @@ static const struct rpc_param params[] = {
     {"blocks", RPC_U64, offsetof(struct args, blocks), 0, "", NULL, NULL, 0, 0, 0},
     {"level", RPC_I32, offsetof(struct args, level), 0, "", NULL, NULL, 0, 0, 0},
     {"flag", RPC_BOOL, offsetof(struct args, flag), 0, "", NULL, NULL, 0, 0, 0},
-    {"md_interleave", RPC_BOOL, offsetof(struct args, md), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0, 0},
-    {"md_size", RPC_U32, offsetof(struct args, md_size), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0, 128},
+    {"md_interleave", RPC_BOOL, offsetof(struct args, md), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0,
+     0},
+    {"md_size", RPC_U32, offsetof(struct args, md_size), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0,
+     128},
     {"_private", RPC_JSON, offsetof(struct args, any), 0, "", NULL, NULL, 0, 0, 0},
 };
 
@@ -64,9 +67,10 @@ static void refused(const char *text, int code, const char *member)
 
 static void fills_the_struct(void **state)
 {
-    assert_int_equal(decode("{\"name\":\"N0\",\"small\":65535,\"count\":31,\"blocks\":1099511627776,"
-                            "\"level\":-1,\"flag\":true,\"text\":\"hi\"}"),
-                     0);
+    assert_int_equal(
+        decode("{\"name\":\"N0\",\"small\":65535,\"count\":31,\"blocks\":1099511627776,"
+               "\"level\":-1,\"flag\":true,\"text\":\"hi\"}"),
+        0);
     assert_string_equal(args.name, "N0");
     assert_string_equal(args.text, "hi");
     assert_int_equal(args.small, 65535);

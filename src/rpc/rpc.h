@@ -38,22 +38,25 @@ enum {
     RPC_PATH = 8,       /* a file or socket path */
     RPC_NQN = 16,       /* 1..223 bytes, no control characters */
     RPC_SECRET = 32,    /* never logged, never listed */
-    RPC_MIB = 64,       /* CLI only: the user gives MiB, the wire carries num_blocks (needs block_size) */
-    /* Documented but not built: false, 0, -1, "" and empty values are accepted, and the number "max" when there is one
-     * (the documented default); anything else is answered -ENOTSUP with the member's name. */
+    RPC_MIB = 64, /* CLI only: the user gives MiB, the wire carries num_blocks (needs block_size) */
+    /* Documented but not built: false, 0, -1, "" and empty values are accepted, and the number
+     * "max" when there is one (the documented default); anything else is answered -ENOTSUP with the
+     * member's name. */
     RPC_UNSUPPORTED = 128,
 };
 
 struct rpc_param {
-    const char *name; /* wire name; the CLI's long flag is "--name". "_name": taken from the journal only */
+    const char *
+        name; /* wire name; the CLI's long flag is "--name". "_name": taken from the journal only */
     enum rpc_type type;
     size_t offset; /* in the method's args struct */
     unsigned flags;
     const char *help;
     const char *cli_short; /* "-b", "-sn", or NULL */
     const char *alias;     /* another accepted wire name and long flag ("ctrl"), or NULL */
-    size_t set_offset;     /* offset + 1 of a bool that becomes true when the member was given; 0: none */
-    uint64_t min, max;     /* numbers: inclusive limits; both 0: the type's own */
+    size_t
+        set_offset; /* offset + 1 of a bool that becomes true when the member was given; 0: none */
+    uint64_t min, max; /* numbers: inclusive limits; both 0: the type's own */
 };
 
 struct rpc_request;
@@ -65,7 +68,8 @@ struct rpc_method {
     const struct rpc_param *params;
     unsigned nparams;
     size_t args_bytes;
-    /* Answers by rpc_result()/rpc_error() on req, now or later, exactly once. args is valid until the answer. */
+    /* Answers by rpc_result()/rpc_error() on req, now or later, exactly once. args is valid until
+     * the answer. */
     void (*handler)(void *ctx, struct rpc_request *req, const void *args);
     const char *help;
     unsigned flags;
@@ -74,23 +78,26 @@ struct rpc_method {
 #define RPC_PARAMS(table) table, ARRAY_SIZE(table)
 #define RPC_NO_PARAMS NULL, 0
 
-/* Answers. result is stolen. rpc_error: code is a negative errno or RPC_ERR_*; text is the whole message. */
+/* Answers. result is stolen. rpc_error: code is a negative errno or RPC_ERR_*; text is the whole
+ * message. */
 void rpc_result(struct rpc_request *req, json_t *result);
 void rpc_true(struct rpc_request *req);
 void rpc_error(struct rpc_request *req, int code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 void rpc_error_from(struct rpc_request *req, const struct err *err);
 
-/* Saved configuration, before the answer. put: this call, as resolved, recreates the object "key" ("bdev/Null0",
- * "nvme/ctrl/NVMeCtrl1"); drop: forget key and all keys below it ("key/..."). amend: the saved call carries value for
- * this member (a generated UUID, a resolved vuid); value is stolen, NULL takes the member out. What was recorded is
- * saved with any answer, also an error: a half-done call records what it did. */
+/* Saved configuration, before the answer. put: this call, as resolved, recreates the object "key"
+ * ("bdev/Null0", "nvme/ctrl/NVMeCtrl1"); drop: forget key and all keys below it ("key/..."). amend:
+ * the saved call carries value for this member (a generated UUID, a resolved vuid); value is
+ * stolen, NULL takes the member out. What was recorded is saved with any answer, also an error: a
+ * half-done call records what it did. */
 void rpc_journal_amend(struct rpc_request *req, const char *member, json_t *value);
 /* The call as it would be saved now: members by their first names, amended. Borrowed. */
 json_t *rpc_saved_params(struct rpc_request *req);
 void rpc_journal_put(struct rpc_request *req, const char *key);
 void rpc_journal_drop(struct rpc_request *req, const char *key);
-/* True while the call comes from the journal at start: nothing is saved again, controllers wait for the end of replay. */
+/* True while the call comes from the journal at start: nothing is saved again, controllers wait for
+ * the end of replay. */
 bool rpc_replaying(const struct rpc_request *req);
 
 #endif

@@ -41,8 +41,9 @@ static void retry_accept(struct timer *t)
 
 static void refuse(struct rpc_server *s, int fd)
 {
-    static const char text[] = "{\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32603,\"message\":"
-                               "\"too many connections: the limit is 64\"}}\n";
+    static const char text[] =
+        "{\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32603,\"message\":"
+        "\"too many connections: the limit is 64\"}}\n";
 
     if (send(fd, text, sizeof(text) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
         log_line(LOG_DEBUG, "rpc", "cannot tell a client that there are too many: %s",
@@ -88,7 +89,8 @@ static void listen_ready(struct watch *w, uint32_t events)
         }
         if (errno == EINTR || errno == ECONNABORTED)
             continue;
-        if (errno != EAGAIN) { /* no descriptors: the socket stays readable, so look away for a moment */
+        if (errno !=
+            EAGAIN) { /* no descriptors: the socket stays readable, so look away for a moment */
             log_limited(&s->refused, LOG_ERROR, "rpc", "%s: accept: %s", s->path, strerror(errno));
             watch_modify(s->reactor, &s->watch, 0);
             timer_arm(s->reactor, &s->retry, ACCEPT_RETRY_MS, retry_accept);
@@ -148,8 +150,7 @@ void rpc_server_destroy(struct rpc_server *s)
     if (s->watch.active)
         watch_remove(s->reactor, &s->watch);
     timer_cancel(&s->retry);
-    list_for_each_safe(n, &s->connections)
-        rpc_connection_destroy(rpc_connection_of(n));
+    list_for_each_safe(n, &s->connections) rpc_connection_destroy(rpc_connection_of(n));
     if (s->fd >= 0 && lstat(s->path, &st) == 0 && st.st_dev == s->dev && st.st_ino == s->ino)
         unlink(s->path);
     fd_close(&s->fd);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * service/records.h - the saved configuration in memory: keys and the JSON text that recreates each, in order; and one
- * line of the journal file. Thread: the journal's lock. */
+ * service/records.h - the saved configuration in memory: keys and the JSON text that recreates
+ * each, in order; and one line of the journal file. Thread: the journal's lock. */
 #ifndef SERVICE_RECORDS_H
 #define SERVICE_RECORDS_H
 
@@ -19,8 +19,9 @@ struct records {
 };
 
 void records_free(struct records *r); /* and empties it */
-/* A put of a known key replaces its text and keeps its place: what was made later may depend on it. A drop takes the key
- * and all keys below it. change is one object of a line. 0, -EINVAL, -ENOMEM. */
+/* A put of a known key replaces its text and keeps its place: what was made later may depend on it.
+ * A drop takes the key and all keys below it. change is one object of a line. 0, -EINVAL, -ENOMEM.
+ */
 int records_apply(struct records *r, json_t *change);
 
 /* "crc32c json\n" from a JSON value; from malloc, NULL: out of memory. */

@@ -40,6 +40,7 @@ struct service {
     struct rpc_env env;
     struct rpc_server *server;
     struct watch signals;
+    struct timer start;
     int signal_fd;
     unsigned suspending;
     bool stopping, failed;
@@ -276,6 +277,14 @@ static void replayed(void *arg, unsigned ok, unsigned failed)
     control_replay_finished(&s->ctx, serve, s);
 }
 
+/* Inside the loop: bdevs and controllers take the thread that makes them for their control thread. */
+static void start_replay(struct timer *t)
+{
+    struct service *s = container_of(t, struct service, start);
+
+    journal_replay(s->journal, &s->env, replayed, s);
+}
+
 int service_run(const struct options *opts)
 {
     struct service *s = calloc(1, sizeof(*s));
@@ -292,7 +301,7 @@ int service_run(const struct options *opts)
         log_line(LOG_CRITICAL, "service", "%s", err.msg[0] ? err.msg : strerror(-rc));
         return 1;
     }
-    journal_replay(s->journal, &s->env, replayed, s);
+    timer_arm(s->control, &s->start, 0, start_replay);
     reactor_run(s->control);
     /* Threads, channels and mappings end with the process, which is also what the fence waits for.
      */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * spec/pci.h - PCI configuration space: PCI Express Base 4.0, chapter 7; PCI 3.0 for the VPD. Offsets in bytes. */
+ * spec/pci.h - PCI configuration space: PCI Express Base 4.0, chapter 7; PCI 3.0 for the VPD.
+ * Offsets in bytes. */
 #ifndef SPEC_PCI_H
 #define SPEC_PCI_H
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * spec/vfio_user.h - vfio-user protocol 0.0/0.1 (QEMU tree, docs/interop/vfio-user.rst) and the parts of the VFIO
- * interface it carries. All fields are in host byte order: both ends are on one machine. */
+ * spec/vfio_user.h - vfio-user protocol 0.0/0.1 (QEMU tree, docs/interop/vfio-user.rst) and the
+ * parts of the VFIO interface it carries. All fields are in host byte order: both ends are on one
+ * machine. */
 #ifndef SPEC_VFIO_USER_H
 #define SPEC_VFIO_USER_H
 
@@ -89,7 +90,12 @@ enum vfio_pci_region {
     VFIO_PCI_REGIONS
 };
 
-enum { VFIO_REGION_F_READ = 1, VFIO_REGION_F_WRITE = 2, VFIO_REGION_F_MMAP = 4, VFIO_REGION_F_CAPS = 8 };
+enum {
+    VFIO_REGION_F_READ = 1,
+    VFIO_REGION_F_WRITE = 2,
+    VFIO_REGION_F_MMAP = 4,
+    VFIO_REGION_F_CAPS = 8
+};
 struct vfio_user_region_info {
     uint32_t argsz, flags, index, cap_offset;
     uint64_t size, offset;
@@ -183,8 +189,9 @@ struct vfio_user_device_feature {
     uint32_t argsz, flags;
 };
 
-/* ---- our own capability, in the client's VERSION: {"capabilities":{"mapped_doorbells":true}} asks for a doorbell page
- * that can be mapped (BAR0, 0x1000..0x1fff) from a function whose doorbells are "auto" ---- */
+/* ---- our own capability, in the client's VERSION: {"capabilities":{"mapped_doorbells":true}} asks
+ * for a doorbell page that can be mapped (BAR0, 0x1000..0x1fff) from a function whose doorbells are
+ * "auto" ---- */
 #define VFIO_USER_CAP_MAPPED_DOORBELLS "mapped_doorbells"
 
 /* ---- limits of the known clients ---- */

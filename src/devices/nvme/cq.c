@@ -118,6 +118,8 @@ static uint32_t room(struct nvme_cq *cq)
         bad_head(cq);
         return 0;
     }
+    if (moved == 0) /* an armed EventIdx stays armed */
+        return cq->size - 1 - used;
     cq->head += moved;
     nvme_cq_relax(cq);
     return cq->size - 1 - (used - moved);

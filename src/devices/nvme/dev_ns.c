@@ -120,7 +120,7 @@ int nvme_dev_attach(struct nvme_dev *dev, const struct nvme_dev_ns_opts *opts, s
     dev->ns[at] = ns;
     dev->nns++;
     /* Before the first resume after adoption the state memory tells what was; nobody is told. */
-    if (dev->f && dev->rescan) {
+    if (dev->f && dev->owns_state) {
         store(dev, ns);
         nvme_event_ns_changed(dev, ns->nsid);
     }
@@ -144,7 +144,7 @@ static void remove_at(struct nvme_dev *dev, unsigned at)
 
     dev->nns--;
     memmove(&dev->ns[at], &dev->ns[at + 1], (dev->nns - at) * sizeof(*dev->ns));
-    if (dev->f && dev->rescan && ns->st) {
+    if (dev->f && dev->owns_state && ns->st) {
         atomic_store_explicit(&ns->st->nsid, 0, memory_order_release);
         nvme_event_ns_changed(dev, ns->nsid);
     }
@@ -207,7 +207,7 @@ void nvme_dev_resize(struct nvme_dev *dev, uint32_t nsid, uint64_t nblocks)
     if (!ns || ns->nblocks == nblocks)
         return;
     ns->nblocks = nblocks;
-    if (dev->f && dev->rescan) {
+    if (dev->f && dev->owns_state) {
         ns->st->nblocks = nblocks;
         nvme_event_ns_changed(dev, nsid);
     }

@@ -158,7 +158,9 @@ struct nvme_dev {
     uint32_t hold;
     bool dropping; /* a reset: what ends is forgotten */
     bool keeping;  /* a release: what is cancelled stays recorded for the next service */
-    bool kicked, settle, settling, adopted, rescan;
+    bool kicked, settle, settling;
+    bool adopted;    /* a running device was taken over and waits for its first resume */
+    bool owns_state; /* the namespaces in state memory are ours, no longer our predecessor's */
     uint32_t inflight;
     struct nvme_sq *sq[NVME_QUEUES];
     struct nvme_cq *cq[NVME_QUEUES];
@@ -195,7 +197,8 @@ struct nvme_dev {
     struct list detaching;
     nvme_dev_cb suspend_cb, quit_cb;
     void *suspend_arg, *quit_arg;
-    bool suspend_admin, quit_cancelled;
+    bool suspend_admin;
+    bool quit_done; /* control's */
     struct timer suspend_timer, quit_timer;
     bool shutdown_wanted, shutdown_flushing;
     struct bdev_req shutdown_io;
@@ -212,6 +215,10 @@ struct nvme_dev {
         _Atomic uint64_t reads, writes, flushes;
     } stats[NVME_QUEUES];
     _Atomic uint32_t has_queue; /* bit per I/O and admin SQ */
+    struct found *live; /* between the two halves of recovery */
+    unsigned nlive;
+    struct mail settle_mail;
+    bool settle_mailed;
 };
 
 /* Single writer, any reader. */
@@ -354,14 +361,17 @@ void nvme_regs_cc(struct nvme_dev *dev, uint32_t cc);
 void nvme_regs_reset_begin(struct nvme_dev *dev);
 void nvme_regs_settle(struct nvme_dev *dev);
 void nvme_regs_memory_added(struct nvme_dev *dev);
-void nvme_regs_resume(struct nvme_dev *dev);
+void nvme_regs_adopt(struct nvme_dev *dev); /* goes on with what the last service had begun */
+void nvme_regs_lost(struct nvme_dev *dev);
+void nvme_regs_fatal(struct nvme_dev *dev);
 void nvme_dev_close_queues(struct nvme_dev *dev);
 
 /* ---- adopt.c ---- */
 int nvme_adopt(struct nvme_dev *dev, struct err *err);
 int nvme_adopt_identity(struct nvme_dev *dev, struct err *err);
 int nvme_adopt_records(struct nvme_dev *dev, struct err *err);
-void nvme_adopt_store_ns(struct nvme_dev *dev);
+void nvme_adopt_restart(struct nvme_dev *dev);
+void nvme_adopt_store_ns(struct nvme_dev *dev); /* in dev_ns.c */
 
 /* ---- subsystem.c: any thread ---- */
 const char *nvme_subsystem_nqn(const struct nvme_subsystem *ss);

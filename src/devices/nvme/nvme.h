@@ -71,7 +71,6 @@ struct nvme_ctrl_opts {
     struct reactor *reactor;
     uint32_t num_queues; /* I/O queues, 0..31 */
     uint32_t mdts, fw_slots;
-    uint32_t cntlid; /* 1..0xffef: this one (restored from the saved configuration), -EEXIST when taken; 0: the lowest free */
     bool write_zeroes, deallocate_dsm;
     bool suspended, admin_only;
 };

@@ -207,8 +207,8 @@ static void reset_end(struct nvme_dev *dev)
     for (unsigned i = 0; i < dev->nvectors; i++)
         dev->vectors[i] = (struct nvme_vector){0};
     dev->hold &= ~(uint32_t)(NVME_HOLD_RESET | NVME_HOLD_SHUTDOWN);
-    if (!dev->rescan) {
-        dev->rescan = true; /* attached in the meantime: the state memory is told */
+    if (!dev->owns_state) {
+        dev->owns_state = true;
         nvme_adopt_store_ns(dev);
     }
     set_csts(dev, 0);
@@ -341,10 +341,23 @@ void nvme_regs_settle(struct nvme_dev *dev)
     }
 }
 
-void nvme_regs_resume(struct nvme_dev *dev)
+void nvme_regs_adopt(struct nvme_dev *dev)
 {
+    if (NVME_CSTS_SHST(get_csts(dev)) != NVME_SHST_NORMAL)
+        dev->hold |= NVME_HOLD_SHUTDOWN;
     /* Waits of the last service: an enable without memory, a reset or a shutdown in progress. */
     nvme_regs_cc(dev, atomic_load(&dev->st->life.cc));
     if (atomic_load(&dev->st->life.enabled) && !(dev->hold & NVME_HOLD_RESET))
         set_csts(dev, get_csts(dev) | NVME_CSTS_RDY);
+}
+
+void nvme_regs_lost(struct nvme_dev *dev)
+{
+    atomic_store(&dev->st->life.cc, function_reg_host(dev->f, NVME_REG_CC) & CC_WRITABLE);
+    nvme_regs_reset_begin(dev);
+}
+
+void nvme_regs_fatal(struct nvme_dev *dev)
+{
+    set_csts(dev, get_csts(dev) | NVME_CSTS_CFS);
 }

@@ -93,7 +93,8 @@ struct nvme_state_ns {
     uint64_t nblocks;
     struct bdev_uuid uuid;
     /* for the SMART log page */
-    _Alignas(64) uint64_t reads, writes, bytes_read, bytes_written;
+    _Alignas(64) uint64_t reads;
+    uint64_t writes, bytes_read, bytes_written;
 };
 static_assert(sizeof(struct nvme_state_ns) == 128, "ABI");
 
@@ -119,7 +120,8 @@ struct nvme_state {
     _Alignas(4096) struct nvme_state_cq cq[NVME_QUEUES];
     _Alignas(4096) uint32_t changed[1024];
     _Alignas(4096) struct nvme_log_error errors[NVME_STATE_ERRORS];
-    _Alignas(65536) struct nvme_state_ns ns[NVME_STATE_NS];
+    _Alignas(4096) uint8_t reserved[0x10000 - 0x6000];
+    struct nvme_state_ns ns[NVME_STATE_NS];
 };
 static_assert(sizeof(struct nvme_state) <= NVME_STATE_SLOTS_OFFSET, "slots begin behind it");
 static_assert(offsetof(struct nvme_state, sq) == 0x2000, "ABI");

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * What the client has mapped for DMA. Nothing is mapped here: the descriptors go to the service that holds the lease. */
+ * What the client has mapped for DMA. Nothing is mapped here: the descriptors go to the service
+ * that holds the lease. */
 #include "base/checked.h"
 #include "base/fd.h"
 #include "base/util.h"
@@ -16,7 +17,8 @@
 
 enum { PAGE = 4096 };
 
-/* Many ranges come from one file (all guest RAM is one memfd): one descriptor is kept for each file and access mode. */
+/* Many ranges come from one file (all guest RAM is one memfd): one descriptor is kept for each file
+ * and access mode. */
 struct dma_file {
     struct list node;
     dev_t dev;
@@ -73,7 +75,8 @@ static void file_put(struct dma_table *t, struct dma_file *file)
     t->files--;
 }
 
-/* The service maps what we pass on: the file must be memory-like, long enough and open for what the host allows. */
+/* The service maps what we pass on: the file must be memory-like, long enough and open for what the
+ * host allows. */
 static int check_file(int fd, const struct vfio_user_dma_map *m, struct stat *st)
 {
     int mode = fcntl(fd, F_GETFL);
@@ -129,7 +132,8 @@ static int grow(struct dma_table *t)
     return 0;
 }
 
-const struct dma_range *dma_add(struct dma_table *t, const struct vfio_user_dma_map *m, int *fd, int *rc)
+const struct dma_range *dma_add(struct dma_table *t, const struct vfio_user_dma_map *m, int *fd,
+                                int *rc)
 {
     struct dma_file *file = NULL;
     struct dma_range *range;
@@ -172,7 +176,8 @@ const struct dma_range *dma_add(struct dma_table *t, const struct vfio_user_dma_
 }
 
 /* Drops the ranges for which gone() holds, keeping the order. */
-static void drop(struct dma_table *t, bool (*gone)(const struct dma_range *range, uint32_t id), uint32_t id)
+static void drop(struct dma_table *t, bool (*gone)(const struct dma_range *range, uint32_t id),
+                 uint32_t id)
 {
     unsigned kept = 0;
 
@@ -212,7 +217,8 @@ void dma_clear(struct dma_table *t)
 }
 
 int dma_remove(struct dma_table *t, uint64_t iova, uint64_t size, bool all,
-               enum vfio_user_answer (*removed)(void *arg, const struct vfio_user_dma *dma), void *arg)
+               enum vfio_user_answer (*removed)(void *arg, const struct vfio_user_dma *dma),
+               void *arg)
 {
     uint64_t last = UINT64_MAX;
     unsigned first = 0, end = t->count;

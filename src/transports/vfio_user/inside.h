@@ -10,15 +10,15 @@
 
 enum {
     MESSAGES_PER_TURN = 64,
-    MESSAGE_BYTES = 16384,   /* longer ones are skipped and refused: nothing we serve needs them */
+    MESSAGE_BYTES = 16384, /* longer ones are skipped and refused: nothing we serve needs them */
     REPLY_BYTES = 16384,
-    FDS_RECEIVED = 253,      /* what one sendmsg can carry; all are taken so that all can be closed */
-    STALL_MS = 5000,         /* half a message, no VERSION, a reply the client does not fetch */
-    WAIT_MS = 3000,          /* unmap and reset */
-    REFUSALS = 4,            /* surplus clients being told so */
+    FDS_RECEIVED = 253, /* what one sendmsg can carry; all are taken so that all can be closed */
+    STALL_MS = 5000,    /* half a message, no VERSION, a reply the client does not fetch */
+    WAIT_MS = 3000,     /* unmap and reset */
+    REFUSALS = 4,       /* surplus clients being told so */
     REFUSAL_MS = 1000,
-    DMA_MAX = 4096,          /* ranges per client */
-    DMA_MAX_FILES = 256,     /* different files behind them */
+    DMA_MAX = 4096,      /* ranges per client */
+    DMA_MAX_FILES = 256, /* different files behind them */
 };
 
 /* ---- dma.c ---- */
@@ -41,12 +41,14 @@ struct dma_table {
 void dma_init(struct dma_table *t);
 void dma_clear(struct dma_table *t);
 /* *fd is taken over on success when there is one (>= 0). Returns the range, or NULL and *rc. */
-const struct dma_range *dma_add(struct dma_table *t, const struct vfio_user_dma_map *m, int *fd, int *rc);
-/* Marks the ranges that lie in [iova, iova + size) as being removed; all: all of them. Returns how many need the owner's
- * detaching, or -EINVAL when a range lies half inside. Ranges without memory, and those for which removed() says DONE, are
- * gone when this returns. */
+const struct dma_range *dma_add(struct dma_table *t, const struct vfio_user_dma_map *m, int *fd,
+                                int *rc);
+/* Marks the ranges that lie in [iova, iova + size) as being removed; all: all of them. Returns how
+ * many need the owner's detaching, or -EINVAL when a range lies half inside. Ranges without memory,
+ * and those for which removed() says DONE, are gone when this returns. */
 int dma_remove(struct dma_table *t, uint64_t iova, uint64_t size, bool all,
-               enum vfio_user_answer (*removed)(void *arg, const struct vfio_user_dma *dma), void *arg);
+               enum vfio_user_answer (*removed)(void *arg, const struct vfio_user_dma *dma),
+               void *arg);
 /* Ends the removal of one range (id 0: of all). Returns how many are still being removed. */
 unsigned dma_detached(struct dma_table *t, uint32_t id);
 unsigned dma_removing(const struct dma_table *t);
@@ -61,9 +63,11 @@ struct irq_table {
 void irq_init(struct irq_table *t, unsigned vectors);
 void irq_clear(struct irq_table *t);
 uint32_t irq_count(const struct irq_table *t, uint32_t index);
-/* fds that are kept are set to -1. changed (start, count) is written when eventfds have changed (count 0: none). */
+/* fds that are kept are set to -1. changed (start, count) is written when eventfds have changed
+ * (count 0: none). */
 int irq_set(struct irq_table *t, struct pci_function *pci, const struct vfio_user_irq_set *set,
-            const uint8_t *bools, size_t nbools, int *fds, unsigned nfds, unsigned *start, unsigned *count);
+            const uint8_t *bools, size_t nbools, int *fds, unsigned nfds, unsigned *start,
+            unsigned *count);
 
 /* ---- session.c ---- */
 
@@ -136,7 +140,8 @@ void session_finish(struct vfio_user *vu, int rc);
 /* ---- message.c ---- */
 
 enum { MESSAGE_LATER = 1 };
-/* Handles vu->session->msg, fills vu->session->reply. 0, MESSAGE_LATER, or -errno for an error reply. */
+/* Handles vu->session->msg, fills vu->session->reply. 0, MESSAGE_LATER, or -errno for an error
+ * reply. */
 int message_handle(struct vfio_user *vu);
 
 /* ---- version.c ---- */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Interrupt eventfds of a client. MSI-X has vectors; INTx and MSI have none; ERR may be given an eventfd, which is never
- * signalled (QEMU would stop the machine); REQ does not exist. */
+ * Interrupt eventfds of a client. MSI-X has vectors; INTx and MSI have none; ERR may be given an
+ * eventfd, which is never signalled (QEMU would stop the machine); REQ does not exist. */
 #include "base/checked.h"
 #include "base/fd.h"
 #include "transports/vfio_user/inside.h"
@@ -73,8 +73,8 @@ static void assign(struct irq_table *t, struct pci_function *pci, unsigned vecto
     }
 }
 
-static int assign_all(struct irq_table *t, struct pci_function *pci, const struct vfio_user_irq_set *set,
-                      int *fds, unsigned nfds)
+static int assign_all(struct irq_table *t, struct pci_function *pci,
+                      const struct vfio_user_irq_set *set, int *fds, unsigned nfds)
 {
     if (nfds != set->count && nfds != 0)
         return -EINVAL;
@@ -101,15 +101,16 @@ static bool single_bit(uint32_t v)
 }
 
 int irq_set(struct irq_table *t, struct pci_function *pci, const struct vfio_user_irq_set *set,
-            const uint8_t *bools, size_t nbools, int *fds, unsigned nfds, unsigned *start, unsigned *count)
+            const uint8_t *bools, size_t nbools, int *fds, unsigned nfds, unsigned *start,
+            unsigned *count)
 {
     uint32_t data = set->flags & VFIO_IRQ_SET_DATA_MASK, action = set->flags & VFIO_IRQ_SET_ACTIONS;
     uint32_t total = irq_count(t, set->index);
     int rc;
 
     *start = *count = 0;
-    if ((set->flags & ~(uint32_t)(VFIO_IRQ_SET_DATA_MASK | VFIO_IRQ_SET_ACTIONS)) || !single_bit(data) ||
-        !single_bit(action) || set->index >= VFIO_PCI_IRQS)
+    if ((set->flags & ~(uint32_t)(VFIO_IRQ_SET_DATA_MASK | VFIO_IRQ_SET_ACTIONS)) ||
+        !single_bit(data) || !single_bit(action) || set->index >= VFIO_PCI_IRQS)
         return -EINVAL;
     if (!checked_range(set->start, set->count, total))
         return -EINVAL;

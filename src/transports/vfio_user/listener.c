@@ -30,17 +30,21 @@ static void refusal_ready(struct watch *w, uint32_t events)
 {
     struct refusal *f = container_of(w, struct refusal, watch);
     int fds[FDS_RECEIVED];
+    uint8_t first[4096]; /* its VERSION; what stays unread would turn our answer into a reset */
     struct vfio_user_header h;
     unsigned nfds;
     ssize_t n;
 
     (void)events;
-    n = fd_recv(f->fd, &h, sizeof(h), fds, FDS_RECEIVED, &nfds);
+    n = fd_recv(f->fd, first, sizeof(first), fds, FDS_RECEIVED, &nfds);
     if (n == -EAGAIN)
         return;
     for (unsigned i = 0; i < nfds; i++)
         close(fds[i]);
-    if (n == sizeof(h)) { /* its first header in one piece, as all clients send it; else it just sees the end */
+    if (n >=
+        (ssize_t)sizeof(
+            h)) { /* its header in one piece, as all clients send it; else it just sees the end */
+        memcpy(&h, first, sizeof(h));
         h.size = sizeof(h);
         h.flags = VFIO_USER_F_REPLY | VFIO_USER_F_ERROR;
         h.error = EBUSY;
@@ -51,8 +55,10 @@ static void refusal_ready(struct watch *w, uint32_t events)
 
 static void refuse(struct vfio_user *vu, int fd)
 {
-    log_line(LOG_WARNING, "vfio-user", "%s: a second client is refused: the function has one already",
-             vu->name);
+    static struct log_limit limit;
+
+    log_limited(&limit, LOG_WARNING, "vfio-user",
+                "%s: a second client is refused: the function has one already", vu->name);
     for (unsigned i = 0; i < REFUSALS; i++) {
         struct refusal *f = &vu->refusals[i];
 
@@ -141,8 +147,8 @@ void vfio_user_dma_detached_all(struct vfio_user *vu)
     vfio_user_dma_detached(vu, 0);
 }
 
-void vfio_user_dma_for_each(struct vfio_user *vu, void (*fn)(void *arg, const struct vfio_user_dma *dma),
-                            void *arg)
+void vfio_user_dma_for_each(struct vfio_user *vu,
+                            void (*fn)(void *arg, const struct vfio_user_dma *dma), void *arg)
 {
     for (unsigned i = 0; i < vu->dma.count; i++)
         if (vu->dma.ranges[i].file && !vu->dma.ranges[i].removing)

@@ -79,7 +79,8 @@ static int device_info(struct vfio_user *vu, const struct message *m, struct rep
     return 0;
 }
 
-/* Without NORESIZE clients add vectors one by one; with it they would take all away and assign all for each new one. */
+/* Without NORESIZE clients add vectors one by one; with it they would take all away and assign all
+ * for each new one. */
 static int irq_info(struct vfio_user *vu, const struct message *m, struct reply *r)
 {
     struct vfio_user_irq_info info;
@@ -139,7 +140,8 @@ struct message_rule {
 };
 
 static const struct message_rule rules[VFIO_USER_COMMANDS] = {
-    [VFIO_USER_VERSION] = {"VERSION", sizeof(struct vfio_user_version), MESSAGE_BYTES, 0, version_handle},
+    [VFIO_USER_VERSION] = {"VERSION", sizeof(struct vfio_user_version), MESSAGE_BYTES, 0,
+                           version_handle},
     [VFIO_USER_DMA_MAP] = {"DMA_MAP", sizeof(struct vfio_user_dma_map),
                            sizeof(struct vfio_user_dma_map), 1, dma_map},
     /* The dirty bitmap's description may follow. */
@@ -147,8 +149,9 @@ static const struct message_rule rules[VFIO_USER_COMMANDS] = {
                              sizeof(struct vfio_user_dma_unmap) + 16, 0, dma_unmap},
     [VFIO_USER_DEVICE_GET_INFO] = {"DEVICE_GET_INFO", sizeof(struct vfio_user_device_info),
                                    MESSAGE_BYTES, 0, device_info},
-    [VFIO_USER_DEVICE_GET_REGION_INFO] = {"DEVICE_GET_REGION_INFO", sizeof(struct vfio_user_region_info),
-                                          MESSAGE_BYTES, 0, region_info},
+    [VFIO_USER_DEVICE_GET_REGION_INFO] = {"DEVICE_GET_REGION_INFO",
+                                          sizeof(struct vfio_user_region_info), MESSAGE_BYTES, 0,
+                                          region_info},
     [VFIO_USER_DEVICE_GET_IRQ_INFO] = {"DEVICE_GET_IRQ_INFO", sizeof(struct vfio_user_irq_info),
                                        MESSAGE_BYTES, 0, irq_info},
     [VFIO_USER_DEVICE_SET_IRQS] = {"DEVICE_SET_IRQS", sizeof(struct vfio_user_irq_set),
@@ -161,7 +164,8 @@ static const struct message_rule rules[VFIO_USER_COMMANDS] = {
     [VFIO_USER_DEVICE_RESET] = {"DEVICE_RESET", 0, 0, 0, device_reset},
     [VFIO_USER_REGION_WRITE_MULTI] = {"REGION_WRITE_MULTI", sizeof(struct vfio_user_write_multi),
                                       sizeof(struct vfio_user_write_multi) +
-                                          VFIO_USER_WRITE_MULTI_MAX * sizeof(struct vfio_user_write_one),
+                                          VFIO_USER_WRITE_MULTI_MAX *
+                                              sizeof(struct vfio_user_write_one),
                                       0, region_write_multi},
     [VFIO_USER_DEVICE_FEATURE] = {"DEVICE_FEATURE", sizeof(struct vfio_user_device_feature),
                                   MESSAGE_BYTES, 0, device_feature},
@@ -189,7 +193,7 @@ int message_handle(struct vfio_user *vu)
         rc = rule->handle(vu, m, &s->reply);
     }
     if (rc < 0)
-        log_limited(&limit, LOG_DEBUG, "vfio-user", "%s: %s (%u bytes, %u descriptors): %s", vu->name,
-                    rule->name, m->len, m->nfds, strerror(-rc));
+        log_limited(&limit, LOG_DEBUG, "vfio-user", "%s: %s (%u bytes, %u descriptors): %s",
+                    vu->name, rule->name, m->len, m->nfds, strerror(-rc));
     return rc;
 }

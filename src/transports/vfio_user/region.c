@@ -16,12 +16,14 @@ static uint64_t region_bytes(const struct vfio_user *vu, uint32_t index)
     return index == VFIO_PCI_CONFIG ? PCI_CONFIG_BYTES : 0;
 }
 
-/* The reply says how long the full answer is; the descriptor comes only with the full answer, as QEMU refuses a second one. */
+/* The reply says how long the full answer is; the descriptor comes only with the full answer, as
+ * QEMU refuses a second one. */
 int region_info(struct vfio_user *vu, const struct message *m, struct reply *r)
 {
     struct {
         struct vfio_user_region_info info;
-        struct vfio_region_sparse_mmap sparse;
+        struct vfio_region_cap cap; /* struct vfio_region_sparse_mmap with one area */
+        uint32_t nr_areas, reserved;
         struct vfio_region_area area;
     } answer = {0};
     struct vfio_user_region_info *info = &answer.info;
@@ -41,10 +43,9 @@ int region_info(struct vfio_user *vu, const struct message *m, struct reply *r)
         info->flags |= VFIO_REGION_F_MMAP | VFIO_REGION_F_CAPS;
         info->argsz = sizeof(answer);
         if (argsz >= sizeof(answer)) {
-            info->cap_offset = offsetof(__typeof__(answer), sparse);
-            answer.sparse.cap =
-                (struct vfio_region_cap){.id = VFIO_REGION_CAP_SPARSE_MMAP, .version = 1};
-            answer.sparse.nr_areas = 1;
+            info->cap_offset = offsetof(__typeof__(answer), cap);
+            answer.cap = (struct vfio_region_cap){.id = VFIO_REGION_CAP_SPARSE_MMAP, .version = 1};
+            answer.nr_areas = 1;
             answer.area = (struct vfio_region_area){vu->o.map_offset, vu->o.map_bytes};
             r->len = sizeof(answer);
             r->fd = vu->o.map_fd;
@@ -89,7 +90,8 @@ int region_read(struct vfio_user *vu, const struct message *m, struct reply *r)
 }
 
 /* 0, MESSAGE_LATER (for the reply) or -errno. */
-static int write_one(struct vfio_user *vu, const struct vfio_user_region_access *a, const void *data)
+static int write_one(struct vfio_user *vu, const struct vfio_user_region_access *a,
+                     const void *data)
 {
     int rc = check_access(vu, a);
     unsigned events;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * One client: framing on a stream, replies, deadlines. Descriptors ride with the first byte of a message; each read asks for
- * no more than the message at hand, so that they cannot be taken for another one's. */
+ * One client: framing on a stream, replies, deadlines. Descriptors ride with the first byte of a
+ * message; each read asks for no more than the message at hand, so that they cannot be taken for
+ * another one's. */
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -13,6 +14,8 @@
 #include <unistd.h>
 
 enum { HEADER = sizeof(struct vfio_user_header) };
+
+static struct log_limit life_limit; /* clients come and go as often as they like */
 
 #define session_of(timer, member) container_of(timer, struct session, member)
 
@@ -74,7 +77,8 @@ static int flush_out(struct session *s)
     return 0;
 }
 
-/* Answers the message in s->msg. One sendmsg carries it all: clients read the header alone first and want it whole. */
+/* Answers the message in s->msg. One sendmsg carries it all: clients read the header alone first
+ * and want it whole. */
 static int send_reply(struct session *s, int rc)
 {
     struct vfio_user_header h = {
@@ -118,8 +122,8 @@ static void wait_expired(struct timer *t)
     struct vfio_user *vu = s->vu;
     enum session_wait wait = s->wait;
 
-    log_line(LOG_ERROR, "vfio-user", "%s: %s was not finished within %d ms", vu->name,
-             wait == WAIT_UNMAP ? "DMA_UNMAP" : "reset", WAIT_MS);
+    log_limited(&life_limit, LOG_ERROR, "vfio-user", "%s: %s was not finished within %d ms",
+                vu->name, wait == WAIT_UNMAP ? "DMA_UNMAP" : "reset", WAIT_MS);
     /* A configuration write has been done all the same. */
     session_finish(vu, wait == WAIT_CONFIG ? 0 : -ETIMEDOUT);
     if (wait == WAIT_UNMAP)
@@ -226,7 +230,8 @@ static void ready(struct watch *w, uint32_t events)
     struct session *s = container_of(w, struct session, watch);
     int rc = 1;
 
-    if (s->wait != WAIT_NOTHING) { /* not reading: only the end of the client can have been reported */
+    if (s->wait !=
+        WAIT_NOTHING) { /* not reading: only the end of the client can have been reported */
         if (events & (EPOLLHUP | EPOLLERR))
             session_close(s->vu, "it closed the connection");
         return;
@@ -236,8 +241,8 @@ static void ready(struct watch *w, uint32_t events)
         if (rc == 0 && (events & EPOLLERR))
             rc = -ECONNRESET;
     }
-    for (unsigned n = 0; rc >= 0 && n < MESSAGES_PER_TURN && !sending(s) && !s->closing &&
-                         s->wait == WAIT_NOTHING;
+    for (unsigned n = 0;
+         rc >= 0 && n < MESSAGES_PER_TURN && !sending(s) && !s->closing && s->wait == WAIT_NOTHING;
          n++) {
         rc = read_message(s);
         if (rc == 0 && s->have > 0 && !s->stall.armed)
@@ -272,7 +277,7 @@ void session_open(struct vfio_user *vu, int fd)
         return;
     }
     timer_arm(vu->o.reactor, &s->stall, STALL_MS, input_stalled);
-    log_line(LOG_INFO, "vfio-user", "%s: client connected", vu->name);
+    log_limited(&life_limit, LOG_INFO, "vfio-user", "%s: client connected", vu->name);
 }
 
 static void session_shut(struct session *s)
@@ -297,7 +302,7 @@ void session_close(struct vfio_user *vu, const char *why)
 {
     struct session *s = vu->session;
 
-    log_line(LOG_INFO, "vfio-user", "%s: client gone: %s", vu->name, why);
+    log_limited(&life_limit, LOG_INFO, "vfio-user", "%s: client gone: %s", vu->name, why);
     session_shut(s);
     if (s->agreed) {
         vu->mapped = false;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * VERSION: major 0; the minor is the smaller of both sides'. QEMU offers 0.0 and refuses a higher answer; some clients send
- * no JSON text at all, others insist on one in the answer. */
+ * VERSION: major 0; the minor is the smaller of both sides'. QEMU offers 0.0 and refuses a higher
+ * answer; some clients send no JSON text at all, others insist on one in the answer. */
 #include "base/util.h"
 #include "transports/vfio_user/inside.h"
 

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The NVMe-oF backend, driven by nvmeof_drive through the bdev door, against a target that can misbehave."""
+import os
+import queue
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "peers"), str(HERE.parent / "lib")]
+
+from nvme_tcp_peer import NvmeTcpPeer  # noqa: E402
+from snap import program  # noqa: E402
+
+SLOW = 4 if os.environ.get("SANITIZER") else 1
+
+
+class Drive:
+    """nvmeof_drive as a process; its lines arrive in order."""
+
+    def __init__(self, peer=None, port=None, **options):
+        argv = [program("nvmeof_drive"), "--port", str(port or peer.port)]
+        for name, value in options.items():
+            if value is False or value is None:
+                continue
+            argv.append("--" + name.replace("_", "-"))
+            if value is not True:
+                argv.append(str(value))
+        self.log = []
+        self.lines = queue.Queue()
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        text=True)
+        threading.Thread(target=self._read_out, daemon=True).start()
+        self.err_thread = threading.Thread(target=self._read_err, daemon=True)
+        self.err_thread.start()
+
+    def _read_out(self):
+        for line in self.process.stdout:
+            self.lines.put(line.rstrip("\n"))
+        self.lines.put(None)
+
+    def _read_err(self):
+        for line in self.process.stderr:
+            self.log.append(line.rstrip("\n"))
+
+    def tell(self, word):
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+
+    def expect(self, prefix, timeout=15):
+        """The next line that begins with prefix; errors in between are failures."""
+        deadline = time.monotonic() + timeout * SLOW
+        while True:
+            try:
+                line = self.lines.get(timeout=max(deadline - time.monotonic(), 0.01))
+            except queue.Empty:
+                raise AssertionError(f"no '{prefix}' within {timeout} s; log:\n" + "\n".join(self.log[-20:])) from None
+            assert line is not None, f"ended before '{prefix}'; log:\n" + "\n".join(self.log[-20:])
+            if line.startswith(prefix):
+                return line
+            assert not line.startswith("error"), line + "\n" + "\n".join(self.log[-20:])
+
+    def error(self, timeout=15):
+        """The next line that tells of an error."""
+        deadline = time.monotonic() + timeout * SLOW
+        while True:
+            try:
+                line = self.lines.get(timeout=max(deadline - time.monotonic(), 0.01))
+            except queue.Empty:
+                raise AssertionError(f"no error within {timeout} s") from None
+            assert line is not None, "ended without an error"
+            if line.startswith("error"):
+                return line
+
+    def ops(self):
+        self.tell("state")
+        return int(self.expect("ops ").split()[1])
+
+    def state(self):
+        self.tell("state")
+        return self.expect("state ")
+
+    def wait_log(self, text, timeout=15):
+        deadline = time.monotonic() + timeout * SLOW
+        while time.monotonic() < deadline:
+            for line in list(self.log):
+                if re.search(text, line):
+                    return line
+            time.sleep(0.02)
+        raise AssertionError(f"no '{text}' in the log within {timeout} s:\n" + "\n".join(self.log[-20:]))
+
+    def finish(self, timeout=40):
+        """All I/O has come out right. Returns the numbers of the last line."""
+        line = self.expect("OK ", timeout)
+        assert self.process.wait(10 * SLOW) == 0, "\n".join(self.log)
+        return {k: int(v) for k, v in (part.split("=") for part in line.split()[1:])}
+
+    def failed(self, timeout=15):
+        """The attach has failed. Returns its message."""
+        line = self.expect("failed ", timeout)
+        assert self.process.wait(10 * SLOW) == 1
+        return line[len("failed "):]
+
+    def end(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.err_thread.join(5)
+        for word in ("AddressSanitizer", "runtime error:", "LeakSanitizer", "ThreadSanitizer"):
+            assert not any(word in line for line in self.log), "\n".join(self.log)
+
+
+@pytest.fixture
+def drive():
+    started = []
+
+    def start(*args, **options):
+        d = Drive(*args, **options)
+        started.append(d)
+        return d
+
+    yield start
+    for d in started:
+        d.end()
+
+
+@pytest.fixture
+def make_peer():
+    started = []
+
+    def start(**options):
+        p = NvmeTcpPeer(**options).start()
+        started.append(p)
+        return p
+
+    yield start
+    for p in started:
+        p.stop()

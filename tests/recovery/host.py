@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the recovery tests share: a Snap whose programs can be replaced by test builds, and snap_perf running on."""
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from snap import Snap, program, tail
+
+TOPOLOGY = {"NVME_EMULATION_ENABLE": "True", "NVME_EMULATION_NUM_PF": 2, "NVME_EMULATION_NUM_VF": 0,
+            "NVME_EMULATION_MAX_QUEUE_DEPTH": 10, "VIRTIO_BLK_EMULATION_ENABLE": "False"}
+MIB = 1 << 20
+
+
+class RecoverySnap(Snap):
+    """programs: {"snap_service": "snap_service_no_intent"} replaces a binary. The replacement may change between starts."""
+
+    def __init__(self, tmpdir, programs=None, topology=None, **kw):
+        self.programs = dict(programs or {})
+        super().__init__(tmpdir, topology or TOPOLOGY, **kw)
+
+    def _spawn(self, name, args, log):
+        return super()._spawn(self.programs.get(name, name), args, log)
+
+    def file_disk(self, pf=0, size=64 * MIB, block=512, name=None):
+        """A disk on a file with O_DIRECT, preallocated. Returns its path."""
+        path = Path(self.tmpdir) / f"disk{pf}.img"
+        with open(path, "wb") as f:
+            for _ in range(size // MIB):
+                f.write(bytes(MIB))
+        name = name or f"File{pf}"
+        self.rpc("bdev_uring_create", name=name, filename=str(path), block_size=block)
+        self.nvme_disk(bdev=name, nqn=f"nqn.2024-01.io.opensnap:r{pf}", pf_id=pf, ctrl_id=f"Ctrl{pf}")
+        return path
+
+    def malloc_disk(self, pf=1, blocks=8192, block=512):
+        self.rpc("bdev_malloc_create", name=f"Malloc{pf}", block_size=block, num_blocks=blocks)
+        self.nvme_disk(bdev=f"Malloc{pf}", nqn=f"nqn.2024-01.io.opensnap:r{pf}", pf_id=pf, ctrl_id=f"Ctrl{pf}")
+
+    def socket_of(self, pf):
+        return self.vfio_socket(self.functions()[pf]["vuid"])
+
+    def recovery(self, ctrl):
+        return self.rpc("nvme_controller_dbg_io_stats_get", ctrl_id=ctrl)["recovery"]
+
+    def wait_started(self, ctrl, seconds=15):
+        """Until the controller serves its function again."""
+        deadline = time.monotonic() + seconds
+        while True:
+            state = next((c["state"] for c in self.rpc("nvme_controller_list") if c["ctrl_id"] == ctrl), None)
+            if state == "STARTED":
+                return
+            if time.monotonic() > deadline or (state or "").startswith("FAILED"):
+                raise AssertionError(f"{ctrl} is {state}")
+            time.sleep(0.01)
+
+
+class Load:
+    """snap_perf in the background, verifying."""
+
+    def __init__(self, socket, directory, name="load", depth=32, bs="4k", blocks=2048, missing=20, extra=()):
+        self.log = Path(directory) / f"{name}.log"
+        self.err = open(self.log, "wb")
+        self.verdict = None
+        self.process = subprocess.Popen(
+            [program("snap_perf"), "--socket", str(socket), "--rw", "randrw", "--bs", str(bs), "--align", "512", "--depth",
+             str(depth), "--range", str(blocks), "--verify", "--runtime", "36000", "--missing-after", str(missing),
+             "--stop-on-error", "--status", "0.02", "--json", *map(str, extra)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.err)
+
+    def status(self):
+        """The newest status line, or {}."""
+        with open(self.log, "rb") as f:
+            f.seek(0, 2)
+            f.seek(max(0, f.tell() - 4096))
+            lines = f.read().decode(errors="replace").splitlines()
+        for line in reversed(lines):
+            if line.startswith('{"status"') and line.endswith("}"):
+                return json.loads(line)
+        return {}
+
+    def ended(self):
+        return self.process.poll() is not None
+
+    def completed(self):
+        return self.status().get("completed", 0)
+
+    def wait_progress(self, commands, seconds):
+        """True when so many more commands have completed in the main phase; False when it ended or stood still."""
+        deadline = time.monotonic() + seconds
+        start = None
+        while time.monotonic() < deadline:
+            if self.ended():
+                return False
+            s = self.status()
+            if s.get("status") == "main":
+                start = s["completed"] if start is None else start
+                if s["completed"] >= start + commands:
+                    return True
+            time.sleep(0.005)
+        return False
+
+    def stop(self, seconds=60):
+        """Ends it; the result as a dictionary ("errors_by_kind", ...)."""
+        if self.verdict is None:
+            if not self.ended():
+                self.process.send_signal(signal.SIGINT)
+            try:
+                out = self.process.communicate(timeout=seconds)[0]
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.communicate()
+                raise AssertionError(f"snap_perf hung:\n{tail(self.log)}") from None
+            finally:
+                self.err.close()
+            try:
+                self.verdict = json.loads(out)
+            except ValueError:
+                raise AssertionError(f"snap_perf exit {self.process.returncode}:\n{tail(self.log)}") from None
+            self.verdict["exit"] = self.process.returncode
+        return self.verdict
+
+    def kill(self):
+        if not self.ended():
+            self.process.kill()
+        self.process.communicate()
+        self.err.close()
+
+    def errors(self):
+        return "\n".join(line for line in self.log.read_text(errors="replace").splitlines() if "ERROR" in line)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The proof and its counter-proofs: a client that never stops, a service that dies again and again.
+
+run() kills the service at random moments, or lets a crash-point build die at a named place, starts it again, and asks what
+it found in the state memory. It returns an Outcome; whether that is good or bad news is the caller's to say."""
+import random
+import time
+
+from host import Load, RecoverySnap
+from snap import tail
+
+PHASES = ("unpublished", "live", "intent_stored", "posted")
+# Where a crash-point build dies, and about how many passes a lively client makes there in half a second.
+POINTS = {"fetch.copied": 3000, "fetch.published": 3000, "complete.intent": 3000, "complete.posted": 3000,
+          "complete.tail": 1500, "complete.freed": 3000}
+
+
+class Round:
+    def __init__(self, number, how):
+        self.number, self.how = number, how
+        self.found = {}
+
+    def records(self):
+        return max((f["records"] for f in self.found.values()), default=0)
+
+    def __str__(self):
+        parts = [f"{c}: {f['records']} records (" + ", ".join(f"{p} {f[p]}" for p in PHASES) + ")"
+                 for c, f in sorted(self.found.items())]
+        return f"round {self.number}: {self.how}: " + "; ".join(parts)
+
+
+class Outcome:
+    def __init__(self):
+        self.rounds, self.errors, self.notes = [], {}, []
+        self.verdicts = []
+
+    def phases(self):
+        return {p: sum(f[p] for r in self.rounds for f in r.found.values()) for p in PHASES}
+
+    def good(self):
+        return not self.errors and all(v["ok"] for v in self.verdicts)
+
+    def kinds(self):
+        return {k for k, n in self.errors.items() if n}
+
+    def __str__(self):
+        return "\n".join([str(r) for r in self.rounds] + [f"errors: {self.errors}"] + self.notes)
+
+
+def run(tmpdir, rounds, plan, programs=None, backends=("file", "malloc"), depth=32, bs="4k", seed=None, missing=20,
+        extra=()):
+    """plan(number, rng) -> None for a kill at a random moment, or (point, passes). The crash-point build (programs
+    ["crash"], default snap_service_crash_points) runs in such rounds only, so that the product build does the rest."""
+    rng = random.Random(seed)
+    outcome = Outcome()
+    programs = dict(programs or {})
+    crash = programs.pop("crash", "snap_service_crash_points")
+    plain = programs.get("snap_service", "snap_service")
+    loads = []
+    with RecoverySnap(tmpdir, programs, start=False) as snap:
+        def choose(number):
+            point = plan(number, rng)
+            snap.programs["snap_service"] = crash if point else plain
+            snap.env.pop("SNAP_CRASH_POINT", None)
+            if point:
+                snap.env["SNAP_CRASH_POINT"] = f"{point[0]}:{point[1]}"
+            return point
+
+        snap.start_emu()
+        snap.start_service()
+        for pf, backend in enumerate(backends):
+            if backend == "file":
+                snap.file_disk(pf)
+            else:
+                snap.malloc_disk(pf)
+        ctrls = [f"Ctrl{pf}" for pf in range(len(backends))]
+        try:
+            for pf, backend in enumerate(backends):
+                # The second client is slow: two cores serve all.
+                pace = [] if pf == 0 else ["--rate", "4000"]
+                loads.append(Load(snap.socket_of(pf), tmpdir, f"load{pf}", depth, bs if pf == 0 else "2k", 1024, missing,
+                                  [*pace, *extra]))
+            kill_rounds(snap, loads, ctrls, rounds, choose, rng, outcome, missing)
+        finally:
+            for load in loads:
+                finish(load, outcome, missing)
+    return outcome
+
+
+def kill_rounds(snap, loads, ctrls, rounds, choose, rng, outcome, missing):
+    point = None
+    for load in loads:
+        if not load.wait_progress(50, 30):
+            outcome.notes.append(f"no load to begin with:\n{tail(load.log)}")
+            outcome.errors["start"] = 1
+            return
+    number = 0
+    while number < rounds:
+        if point is None:
+            time.sleep(rng.uniform(0.0, 0.12))
+            snap.kill_service()
+        elif not dies(snap, 10):
+            outcome.notes.append(f"round {number}: the service did not pass {point[0]} {point[1]} times")
+            snap.kill_service()
+        how = "killed" if point is None else f"died at {point[0]}"
+        upcoming = choose(number + 1)
+        try:
+            snap.start_service()
+            found = {c: snap.recovery(c) for c in ctrls}
+        except Exception as e:  # a crash point may be passed before the service has answered
+            if upcoming is None or snap.service is None or snap.service.poll() is None:
+                outcome.notes.append(f"round {number}: {e!r}")
+                outcome.errors["restart"] = outcome.errors.get("restart", 0) + 1
+                return
+            found = None
+        if found is not None:
+            r = Round(number, how)
+            r.found = found
+            outcome.rounds.append(r)
+            print(r, flush=True)
+            number += 1
+        point = upcoming
+        if point is not None:
+            continue
+        for load in loads:
+            if not load.wait_progress(30, missing + 10):
+                return  # its verdict says why
+
+
+def dies(snap, seconds):
+    """Waits for the service to end by itself."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if snap.service.poll() is not None:
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def finish(load, outcome, missing):
+    try:
+        verdict = load.stop(missing + 40)
+    except AssertionError as e:
+        outcome.notes.append(str(e))
+        outcome.errors["client"] = outcome.errors.get("client", 0) + 1
+        load.kill()
+        return
+    outcome.verdicts.append(verdict)
+    for kind, n in verdict["errors_by_kind"].items():
+        if n:
+            outcome.errors[kind] = outcome.errors.get(kind, 0) + n
+    if verdict["message"] and not verdict["ok"]:
+        outcome.notes.append(verdict["message"])
+    if load.errors():
+        outcome.notes.append(load.errors())
