@@ -8,7 +8,8 @@
 
 extern const struct rpc_method_table bdev_methods, bdev_file_methods, bdev_memory_methods,
     bdev_nvme_methods, emulation_methods, general_methods, nvme_controller_methods,
-    nvme_controller_list_methods, nvme_namespace_methods, nvme_subsystem_methods;
+    nvme_controller_life_methods, nvme_controller_list_methods, nvme_namespace_methods,
+    nvme_subsystem_methods;
 
 /* Keys of the saved configuration, "nvme/<nqn>/ns/1": any part may hold '/', which is escaped. From
  * malloc, never NULL (the process ends when there is no memory for 300 bytes). ns 0 and ctrl NULL:
@@ -42,6 +43,8 @@ struct bdev *need_bdev(struct control_ctx *ctx, struct rpc_request *req, const c
 json_t *controller_json(struct control_ctx *ctx, struct nvme_ctrl *ctrl);
 json_t *namespace_json(struct control_ctx *ctx, struct nvme_ns *ns);
 
+/* During the replay: whether its end lets the controller run. */
+void remember_run_state(struct control_ctx *ctx, const char *ctrl_id, bool run);
 /* After the destruction of one or all controllers of a subsystem. */
 void forget_run_state(struct control_ctx *ctx, const char *ctrl_id);
 

@@ -131,6 +131,8 @@ static void finish(struct rpc_request *req, json_t *result, json_t *error)
     } else if (!result) {
         error = rpc_error_object(RPC_ERR_INTERNAL, "out of memory while building the result");
     }
+    log_line(LOG_DEBUG, "rpc", "%s: %s", req->method->name,
+             error ? json_string_value(json_object_get(error, "message")) : "done");
     req->answer(req->arg, result, error);
     json_decref(result);
     json_decref(error);

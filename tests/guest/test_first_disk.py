@@ -50,7 +50,7 @@ class FirstDisk:
         for nsid in (1, 2, 3):
             rpc("nvme_controller_attach_ns", ctrl_id="NVMeCtrl1", nsid=nsid)
         rpc("nvme_controller_resume", ctrl_id="NVMeCtrl1")
-        self.vm = VM(devices=[vfio_user(self.snap.socket(pf=0))]).start_vm()
+        self.vm = VM(devices=[vfio_user(self.snap.vfio_socket())]).start_vm()
         self.vm.wait("test -b /dev/nvme0n3")
         return self
 
@@ -115,10 +115,10 @@ def test_the_guest_partitions_formats_mounts_and_verifies_files(disk):
         name = f"nvme0n{n}"
         disk.vm.check(f"echo 'label: gpt\n,,' | sfdisk -q /dev/{name}", timeout=60)
         disk.vm.wait(f"test -b /dev/{name}p1")
-        disk.vm.check(f"mkfs.ext4 -q /dev/{name}p1 && mkdir -p /mnt/{n} && mount /dev/{name}p1 /mnt/{n}", timeout=90)
+        disk.vm.check(f"mkfs.ext4 -q /dev/{name}p1 && mkdir -p /mnt/{n} && mount -t ext4 /dev/{name}p1 /mnt/{n}", timeout=90)
         job = disk.vm.start(FIO.format(name=name, path=f"/mnt/{n}/data", size=24, seed=n))
         assert finished(job) > 0
-        disk.vm.check(f"umount /mnt/{n} && fsck.ext4 -fn /dev/{name}p1 && mount /dev/{name}p1 /mnt/{n} && umount /mnt/{n}",
+        disk.vm.check(f"umount /mnt/{n} && fsck.ext4 -fn /dev/{name}p1 && mount -t ext4 /dev/{name}p1 /mnt/{n} && umount /mnt/{n}",
                       timeout=90)
 
 

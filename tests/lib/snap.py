@@ -101,7 +101,7 @@ class Snap:
 
     def start_emu(self):
         assert self.emu is None
-        self.emu = self._spawn("snap_emu", ["--run-dir", self.run_dir, "--state-dir", self.state_dir,
+        self.emu = self._spawn("snap_emu", ["--foreground", "--run-dir", self.run_dir, "--state-dir", self.state_dir,
                                             "--topology", self.topology_file, *self.emu_args], "emu.log")
         self._wait("snap_emu", (self.run_dir / "emu.sock").exists, self.emu, "emu.log")
 

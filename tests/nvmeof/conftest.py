@@ -106,6 +106,20 @@ class Drive:
         assert self.process.wait(10 * SLOW) == 1
         return line[len("failed "):]
 
+    def goes_on(self):
+        """I/O is being done."""
+        before = self.ops()
+        deadline = time.monotonic() + 15 * SLOW
+        while self.ops() < before + 20:
+            assert time.monotonic() < deadline, "I/O stands still:\n" + "\n".join(self.log[-20:])
+            time.sleep(0.02)
+
+    def stop(self):
+        """Ends the load: reads and verifies all, and ends."""
+        self.goes_on()
+        self.tell("stop")
+        return self.finish()
+
     def end(self):
         if self.process.poll() is None:
             self.process.kill()

@@ -55,17 +55,29 @@ class Neighbour:
         return json.loads(out)
 
 
+TOPOLOGY = {"NVME_EMULATION_ENABLE": "True", "NVME_EMULATION_NUM_PF": 2, "NVME_EMULATION_NUM_VF": 0,
+            "NVME_EMULATION_MAX_QUEUE_DEPTH": 10, "VIRTIO_BLK_EMULATION_ENABLE": "False"}
+
+
+def two_disks(directory):
+    s = Snap(directory, TOPOLOGY)
+    for pf in range(2):
+        s.rpc("bdev_malloc_create", name=f"Malloc{pf}", block_size=512, num_blocks=BLOCKS)
+        s.nvme_disk(bdev=f"Malloc{pf}", nqn=f"nqn.2024-01.io.opensnap:wire{pf}", pf_id=pf, ctrl_id=f"Wire{pf}")
+    s.vuids = [f["vuid"] for f in s.functions()]
+    return s
+
+
 @pytest.fixture(scope="session")
 def snap(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("wire")
-    topology = {"NVME_EMULATION_ENABLE": "True", "NVME_EMULATION_NUM_PF": 2, "NVME_EMULATION_NUM_VF": 0,
-                "VIRTIO_BLK_EMULATION_NUM_PF": 0, "VIRTIO_BLK_EMULATION_NUM_VF": 0}
-    with Snap(directory, topology) as s:
-        for pf in range(2):
-            s.rpc("bdev_malloc_create", name=f"Malloc{pf}", block_size=512, num_blocks=BLOCKS)
-            s.nvme_disk(bdev=f"Malloc{pf}", nqn=f"nqn.2024-01.io.opensnap:wire{pf}", pf_id=pf,
-                        ctrl_id=f"Wire{pf}")
-        s.vuids = [f["vuid"] for f in s.functions()]
+    with two_disks(tmp_path_factory.mktemp("wire")) as s:
+        yield s
+
+
+@pytest.fixture
+def own_snap(tmp_path):
+    """For tests that may leave a function broken behind."""
+    with two_disks(tmp_path) as s:
         yield s
 
 

@@ -83,26 +83,31 @@ def test_map_of_the_wrong_kind_of_descriptor_is_refused(vc, neighbour):
     vc.device_info()
 
 
-def test_file_cut_short_later_stops_nobody_else(path, neighbour):
-    """A map whose file shrinks under it: this function's commands may fail, everything else goes on."""
+def test_file_cut_short_later_stops_nobody_else(own_snap):
+    """A map whose file shrinks under it: this function's commands may fail, everything else goes on; with the client the
+    damage is gone."""
+    path, other = (own_snap.vfio_socket(vuid) for vuid in own_snap.vuids)
     fd = os.memfd_create("shrinks")
     os.ftruncate(fd, 2 * MIB)
-    with Nvme(path) as n:
-        try:
-            n.vc.dma_map(BASE, 2 * MIB, fd)
-        except VfioError:
+    with Nvme(other) as neighbour:
+        with Nvme(path) as n:
+            try:
+                n.vc.dma_map(BASE, 2 * MIB, fd)
+            except VfioError:
+                os.close(fd)
+                return  # refusing memory that can shrink is an answer, too
+            n.io[1].run(n.rw(READ, 0, 8, BASE + MIB))
+            os.ftruncate(fd, 4096)
+            try:
+                n.io[1].run(n.rw(READ, 0, 8, BASE + MIB), timeout=2)
+            except v.Timeout:
+                pass
+            neighbour.write(0, pattern(2, 4096))
             os.close(fd)
-            return  # refusing memory that can shrink is an answer, too
-        os.ftruncate(fd, 4096)
-        try:
-            n.io[1].run(n.rw(READ, 0, 8, BASE + MIB), timeout=2)
-        except v.Timeout:
-            pass
-        neighbour.check()
-        os.close(fd)
-    with Nvme(path) as n:
-        n.write(0, pattern(3, 4096))
-        assert n.read(0, 8) == pattern(3, 4096)
+        assert neighbour.read(0, 8) == pattern(2, 4096)
+        with Nvme(path) as n:
+            n.write(0, pattern(3, 4096))
+            assert n.read(0, 8) == pattern(3, 4096)
 
 
 def test_unmap_echoes_the_request(vc, ram):

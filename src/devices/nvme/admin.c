@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Admin commands: queues, abort, and the table of the others. An effect carries the number of the command that had it, so
- * that a command executed again after a crash answers success instead of an error about its own doing. */
+ * Admin commands: queues, abort, and the table of the others. An effect carries the number of the
+ * command that had it, so that a command executed again after a crash answers success instead of an
+ * error about its own doing. */
 #include "devices/nvme/inside.h"
 
 #include "devices/nvme/crash.h"

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Taking over what the last service left. At the lease: layout, epoch, queues. At the first resume, when the namespaces are
- * attached: identity, then the records. Of each queue, in this order: what was not published is void, what was posted is
- * freed, stored intents are posted again in their places, the rest is executed again in the order of fetching. */
+ * Taking over what the last service left. At the lease: layout, epoch, queues. At the first resume,
+ * when the namespaces are attached: identity, then the records. Of each queue, in this order: what
+ * was not published is void, what was posted is freed, stored intents are posted again in their
+ * places, the rest is executed again in the order of fetching. */
 #include "devices/nvme/inside.h"
 
 #include "base/log.h"
@@ -25,8 +26,8 @@ static void store_identity(struct nvme_dev *dev)
     id->num_queues = dev->num_queues;
     id->max_depth = dev->max_depth;
     id->mdts = dev->mdts;
-    id->offers = (dev->write_zeroes ? NVME_OFFER_WRITE_ZEROES : 0) |
-                 (dev->dsm ? NVME_OFFER_DSM : 0);
+    id->offers =
+        (dev->write_zeroes ? NVME_OFFER_WRITE_ZEROES : 0) | (dev->dsm ? NVME_OFFER_DSM : 0);
 }
 
 /* The ID that the host knows, else one that is free. */
@@ -179,8 +180,8 @@ int nvme_adopt_identity(struct nvme_dev *dev, struct err *err)
 {
     const struct nvme_state_identity *id = &dev->st->head.identity;
     char nqn[sizeof(id->nqn) + 1] = "", sn[sizeof(id->sn) + 1] = "";
-    uint32_t offers = (dev->write_zeroes ? NVME_OFFER_WRITE_ZEROES : 0) |
-                      (dev->dsm ? NVME_OFFER_DSM : 0);
+    uint32_t offers =
+        (dev->write_zeroes ? NVME_OFFER_WRITE_ZEROES : 0) | (dev->dsm ? NVME_OFFER_DSM : 0);
 
     memcpy(nqn, id->nqn, sizeof(id->nqn));
     memcpy(sn, id->sn, sizeof(id->sn));
@@ -276,10 +277,10 @@ static int repost(struct nvme_dev *dev, struct found *intents, unsigned n, struc
         struct nvme_cq *cq = req->sq->cq;
 
         if (intents[i].order != cq->tail + cq->nqueued)
-            return err_set(err, -EPROTO,
-                           "state memory: completions of CQ %u are not consecutive (%llu, not %llu)",
-                           cq->qid, (unsigned long long)intents[i].order,
-                           (unsigned long long)(cq->tail + cq->nqueued));
+            return err_set(
+                err, -EPROTO,
+                "state memory: completions of CQ %u are not consecutive (%llu, not %llu)", cq->qid,
+                (unsigned long long)intents[i].order, (unsigned long long)(cq->tail + cq->nqueued));
         req->dw0 = req->rec->dw0;
         req->status = req->rec->status;
         req->on_intent = NULL;
@@ -289,7 +290,8 @@ static int repost(struct nvme_dev *dev, struct found *intents, unsigned n, struc
     return 0;
 }
 
-/* The head is what the doorbell says; it may have passed the stored tail as far as there are intents. */
+/* The head is what the doorbell says; it may have passed the stored tail as far as there are
+ * intents. */
 static void restore_cq(struct nvme_cq *cq)
 {
     uint64_t written = cq->tail + cq->reposts;
@@ -337,7 +339,8 @@ int nvme_adopt_records(struct nvme_dev *dev, struct err *err)
         if (dev->cq[i])
             restore_cq(dev->cq[i]);
     free(intents);
-    /* nvme_adopt_restart() takes the live ones from here: I/O queues first, so that a Delete I/O SQ finds its commands. */
+    /* nvme_adopt_restart() takes the live ones from here: I/O queues first, so that a Delete I/O SQ
+     * finds its commands. */
     for (unsigned i = 0; i < nlive && rc == 0; i++)
         if (live[i].req->sq->qid == 0)
             live[i].order |= 1ULL << 63;
@@ -349,14 +352,13 @@ int nvme_adopt_records(struct nvme_dev *dev, struct err *err)
         dev->live = NULL;
         return rc;
     }
-    log_line(LOG_INFO, "nvme",
-             "ctrl %s: adopted: %llu records: %llu live, %llu intent stored, %llu posted, "
-             "%llu unpublished",
-             dev->name, (unsigned long long)dev->recovery.records,
-             (unsigned long long)dev->recovery.live,
-             (unsigned long long)dev->recovery.intent_stored,
-             (unsigned long long)dev->recovery.posted,
-             (unsigned long long)dev->recovery.unpublished);
+    log_line(
+        LOG_INFO, "nvme",
+        "ctrl %s: adopted: %llu records: %llu live, %llu intent stored, %llu posted, "
+        "%llu unpublished",
+        dev->name, (unsigned long long)dev->recovery.records,
+        (unsigned long long)dev->recovery.live, (unsigned long long)dev->recovery.intent_stored,
+        (unsigned long long)dev->recovery.posted, (unsigned long long)dev->recovery.unpublished);
     return 0;
 }
 
@@ -364,6 +366,10 @@ static void restart_one(struct nvme_req *req)
 {
     struct nvme_dev *dev = req->sq->dev;
 
+#ifdef SNAP_LEAVE_OUT_RESUBMIT
+    nvme_req_release(req);
+    return;
+#endif
     if (req->sq->delete_req) { /* cannot be: admin records come last */
         nvme_req_finish(req, NVME_SC_ABORTED_SQ_DELETION);
         return;
@@ -390,13 +396,9 @@ void nvme_adopt_restart(struct nvme_dev *dev)
     nvme_dev_bind(dev);
     nvme_dev_post(dev);
     for (unsigned i = 0; i < n; i++) {
-#ifdef SNAP_LEAVE_OUT_RESUBMIT
-        nvme_req_release(live[i].req);
-#else
         live[i].req->dw0 = 0;
         live[i].req->on_intent = NULL;
         restart_one(live[i].req);
-#endif
     }
     free(live);
     atomic_store_explicit(&dev->st->life.recovering, 0, memory_order_release);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * A controller on the control thread: its lease, and the errands it sends to its device on the reactor. */
+ * A controller on the control thread: its lease, and the errands it sends to its device on the
+ * reactor. */
 #include "devices/nvme/room.h"
 
 #include "base/log.h"
@@ -165,6 +166,24 @@ static void quit_on_reactor(struct mail *m)
 /* ---- create ---- */
 
 static void start_resume(struct nvme_ctrl *ctrl, struct errand *e);
+static void start_leaving(struct nvme_ctrl *ctrl);
+
+/* A controller that cannot run is not left behind: created comes with the error when it is gone. */
+static void auto_resumed(struct errand *e)
+{
+    struct nvme_ctrl *ctrl = e->ctrl;
+
+    if (e->rc == 0 || ctrl->state == CTRL_LEAVING) {
+        if (ctrl->state != CTRL_LEAVING)
+            ctrl->state = CTRL_STARTED;
+        return;
+    }
+    ctrl->created = e->done;
+    ctrl->created_arg = e->arg;
+    e->done = NULL;
+    snprintf(ctrl->failure, sizeof(ctrl->failure), "%s", e->err.msg);
+    start_leaving(ctrl);
+}
 
 static void opened(void *arg, int rc, const struct err *err)
 {
@@ -200,7 +219,10 @@ static void opened(void *arg, int rc, const struct err *err)
         start_resume(ctrl, e);
     } else if (ctrl->auto_resume) {
         /* created comes when it runs. */
-        start_resume(ctrl, errand_new(ctrl, created, ctrl->created_arg));
+        struct errand *e = errand_new(ctrl, created, ctrl->created_arg);
+
+        start_resume(ctrl, e);
+        e->back = auto_resumed;
         return;
     }
     if (created)
@@ -286,7 +308,8 @@ static void lease_closed(void *arg)
         errand_now(e, 0);
         return;
     }
-    errand_go(e, quit_on_reactor); /* the lease was never granted; channels may be open all the same */
+    errand_go(e,
+              quit_on_reactor); /* the lease was never granted; channels may be open all the same */
 }
 
 static void device_has_quit(struct errand *e)
@@ -297,13 +320,21 @@ static void device_has_quit(struct errand *e)
     lease_close(e->ctrl->lease, lease_closed, next);
 }
 
-void nvme_ctrl_destroy(struct nvme_ctrl *ctrl, nvme_ctrl_cb destroyed, void *arg)
+static void start_leaving(struct nvme_ctrl *ctrl)
 {
     struct errand *e = errand_new(ctrl, NULL, NULL);
 
+    ctrl->state = CTRL_LEAVING;
+    e->back = device_has_quit;
+    errand_go(e, quit_on_reactor);
+}
+
+void nvme_ctrl_destroy(struct nvme_ctrl *ctrl, nvme_ctrl_cb destroyed, void *arg)
+{
+    struct errand *e;
+
     if (ctrl->state == CTRL_LEAVING) {
-        e->done = destroyed;
-        e->arg = arg;
+        e = errand_new(ctrl, destroyed, arg);
         err_set(&e->err, -EALREADY, "controller %s is being destroyed already", ctrl->ctrl_id);
         errand_now(e, -EALREADY);
         return;
@@ -312,12 +343,10 @@ void nvme_ctrl_destroy(struct nvme_ctrl *ctrl, nvme_ctrl_cb destroyed, void *arg
     ctrl->destroyed_arg = arg;
     if (ctrl->state == CTRL_WAITING) {
         ctrl->state = CTRL_LEAVING;
-        lease_close(ctrl->lease, lease_closed, e);
+        lease_close(ctrl->lease, lease_closed, errand_new(ctrl, NULL, NULL));
         return;
     }
-    ctrl->state = CTRL_LEAVING;
-    e->back = device_has_quit;
-    errand_go(e, quit_on_reactor);
+    start_leaving(ctrl);
 }
 
 /* ---- suspend and resume ---- */
@@ -539,8 +568,9 @@ void nvme_ctrl_for_each(struct nvme_subsystems *set, void (*fn)(struct nvme_ctrl
 static void put_state(struct nvme_ctrl *ctrl)
 {
     static const char *const names[] = {
-        [CTRL_WAITING] = "WAITING",       [CTRL_SUSPENDED] = "SUSPENDED", [CTRL_STARTED] = "STARTED",
-        [CTRL_SUSPENDING] = "SUSPENDING", [CTRL_LEAVING] = "SUSPENDING",
+        [CTRL_WAITING] = "WAITING",    [CTRL_SUSPENDED] = "SUSPENDED",
+        [CTRL_STARTED] = "STARTED",    [CTRL_SUSPENDING] = "SUSPENDING",
+        [CTRL_LEAVING] = "SUSPENDING",
     };
     const char *text = names[ctrl->state];
 
@@ -554,7 +584,8 @@ static void put_state(struct nvme_ctrl *ctrl)
 
 struct nvme_ctrl_info nvme_ctrl_get_info(const struct nvme_ctrl *c)
 {
-    struct nvme_ctrl *ctrl = (struct nvme_ctrl *)(uintptr_t)c; /* its texts are made when asked for */
+    struct nvme_ctrl *ctrl =
+        (struct nvme_ctrl *)(uintptr_t)c; /* its texts are made when asked for */
     const struct nvme_dev *dev = ctrl->dev;
     struct nvme_ctrl_info i = {
         .ctrl_id = ctrl->ctrl_id,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Completion queues. The order that makes a crash harmless: intents of the whole batch, entries, tail, slots. Between
- * intent and tail the next service writes the same entries again; behind the tail it frees the slots. */
+ * Completion queues. The order that makes a crash harmless: intents of the whole batch, entries,
+ * tail, slots. Between intent and tail the next service writes the same entries again; behind the
+ * tail it frees the slots. */
 #include "devices/nvme/inside.h"
 
 #include "base/log.h"
@@ -120,8 +121,10 @@ static uint32_t room(struct nvme_cq *cq)
     }
     if (moved == 0) /* an armed EventIdx stays armed */
         return cq->size - 1 - used;
-    cq->head += moved;
-    nvme_cq_relax(cq);
+    if (moved > 0) { /* else EventIdx stays: it may be armed */
+        cq->head += moved;
+        nvme_cq_relax(cq);
+    }
     return cq->size - 1 - (used - moved);
 }
 
@@ -178,7 +181,8 @@ void nvme_cq_post(struct nvme_cq *cq)
     cq->full = false;
     if (n == 0 || cq->parked || cq->stopped)
         return;
-    /* An entry with a stored intent had room when that was stored, and may have been consumed already. */
+    /* An entry with a stored intent had room when that was stored, and may have been consumed
+     * already. */
     limit = cq->reposts ? cq->reposts : room(cq);
     if (unlikely(limit < n)) {
         cq->full = limit == 0;

@@ -11,8 +11,8 @@ enum { LEAVE_MS = 2000 }; /* a detach lets commands finish so long, then cancels
 
 uint32_t nvme_dev_nn(const struct nvme_dev *dev)
 {
-    /* Hosts size tables and old drivers scan up to NN: the default of "any NSID" is not for them. A subsystem
-     * that really uses higher NSIDs reports what it needs. */
+    /* Hosts size tables and old drivers scan up to NN: the default of "any NSID" is not for them. A
+     * subsystem that really uses higher NSIDs reports what it needs. */
     uint32_t nn = MIN(nvme_subsystem_nn(dev->ss), (uint32_t)NVME_STATE_NS);
 
     return dev->nns ? MAX(nn, dev->ns[dev->nns - 1]->nsid) : nn;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The device model: what link/ calls, and the motions (suspend, quit, reset, memory detach), which are all the same: stop
- * fetching, let finish or cancel, act when nothing is in flight. nvme_dev_settle() looks which of them may go on; it never
- * runs inside a bdev's done(), so that queues and requests can be freed there. */
+ * The device model: what link/ calls, and the motions (suspend, quit, reset, memory detach), which
+ * are all the same: stop fetching, let finish or cancel, act when nothing is in flight.
+ * nvme_dev_settle() looks which of them may go on; it never runs inside a bdev's done(), so that
+ * queues and requests can be freed there. */
 #include "devices/nvme/inside.h"
 
 #include "base/log.h"
@@ -108,8 +109,8 @@ static bool detached(struct nvme_dev *dev, const struct nvme_detach_wait *w)
         for (uint32_t i = 0; sq && i < sq->used; i++) {
             struct nvme_req *req = &sq->reqs[i];
 
-            if (req->state != NVME_REQ_PENDING || !req->in_bdev ||
-                req->detach == NVME_DETACHED || !touches(req, w))
+            if (req->state != NVME_REQ_PENDING || !req->in_bdev || req->detach == NVME_DETACHED ||
+                !touches(req, w))
                 continue;
             if (req->detach == NVME_ATTACHED)
                 req->detach = bdev_detach(req->ns->channel, &req->io) == BDEV_PENDING
@@ -280,7 +281,8 @@ static void quit_expired(struct timer *t)
 
     if (!dev->quit_cb)
         return;
-    /* What is cancelled now stays recorded: the next service executes it again, behind the fence. */
+    /* What is cancelled now stays recorded: the next service executes it again, behind the fence.
+     */
     log_line(LOG_WARNING, "nvme", "ctrl %s: %u commands in flight are left to the next service",
              dev->name, dev->inflight);
     dev->keeping = true;
@@ -416,14 +418,26 @@ static bool dev_arm(void *p)
     return idle && !dev->settle;
 }
 
+/* Between our end of a function reset and snap_emu's, what the host wrote before it is still in the
+ * log. */
+static bool of_this_epoch(const struct nvme_dev *dev, uint32_t epoch)
+{
+    return epoch ==
+           atomic_load_explicit(&function_state(dev->f)->svc.device_epoch, memory_order_relaxed);
+}
+
 static void dev_reg_written(void *p, const struct state_reg_write *w)
 {
-    nvme_regs_written(p, w);
+    if (of_this_epoch(p, w->epoch))
+        nvme_regs_written(p, w);
 }
 
 static void dev_registers_lost(void *p)
 {
-    nvme_regs_lost(p);
+    const struct nvme_dev *dev = p;
+
+    if (of_this_epoch(dev, function_epoch(dev->f)))
+        nvme_regs_lost(p);
 }
 
 static void dev_flags_changed(void *p, uint32_t flags)
@@ -447,8 +461,8 @@ static void dev_memory_added(void *p)
     nvme_dev_kick(dev);
 }
 
-static void dev_memory_detach(void *p, const struct guest_region *region,
-                              void (*cb)(void *arg), void *arg)
+static void dev_memory_detach(void *p, const struct guest_region *region, void (*cb)(void *arg),
+                              void *arg)
 {
     struct nvme_dev *dev = p;
     struct nvme_detach_wait *w = malloc(sizeof(*w));

@@ -34,7 +34,7 @@ static int tear_down(void **state)
 
 static struct nvme_cqe complete(struct fixture *x, unsigned q)
 {
-    struct nvme_cqe cqe;
+    struct nvme_cqe cqe = {0};
 
     for (int i = 0; i < 10; i++) {
         service_turn(&x->s);
@@ -69,8 +69,8 @@ static nvme_status run(struct fixture *x, unsigned q, struct nvme_sqe sqe, uint3
     return cqe_status(&cqe);
 }
 
-static nvme_status admin(struct fixture *x, uint8_t opc, uint32_t nsid, uint32_t cdw10, uint32_t cdw11,
-                         uint32_t *dw0)
+static nvme_status admin(struct fixture *x, uint8_t opc, uint32_t nsid, uint32_t cdw10,
+                         uint32_t cdw11, uint32_t *dw0)
 {
     struct nvme_sqe sqe = {.opc = opc,
                            .nsid = le32_of(nsid),
@@ -146,7 +146,8 @@ static void identify_of_what_is_not_there(void **state)
     struct fixture *x = *state;
 
     memset(data(x), 0xee, 4096);
-    assert_int_equal(admin(x, NVME_ADMIN_IDENTIFY, 7, NVME_CNS_NS, 0, NULL), 0); /* inactive: zeroes */
+    assert_int_equal(admin(x, NVME_ADMIN_IDENTIFY, 7, NVME_CNS_NS, 0, NULL),
+                     0); /* inactive: zeroes */
     assert_int_equal(data(x)[0] | data(x)[4095], 0);
     assert_int_equal(admin(x, NVME_ADMIN_IDENTIFY, 0, NVME_CNS_NS, 0, NULL),
                      NVME_DNR(NVME_SC_INVALID_NAMESPACE));
@@ -154,7 +155,8 @@ static void identify_of_what_is_not_there(void **state)
                      NVME_DNR(NVME_SC_INVALID_NAMESPACE));
     assert_int_equal(admin(x, NVME_ADMIN_IDENTIFY, 7, NVME_CNS_NS_DESC_LIST, 0, NULL),
                      NVME_DNR(NVME_SC_INVALID_FIELD));
-    assert_int_equal(admin(x, NVME_ADMIN_IDENTIFY, 0, 0x55, 0, NULL), NVME_DNR(NVME_SC_INVALID_FIELD));
+    assert_int_equal(admin(x, NVME_ADMIN_IDENTIFY, 0, 0x55, 0, NULL),
+                     NVME_DNR(NVME_SC_INVALID_FIELD));
     assert_int_equal(admin(x, NVME_ADMIN_IDENTIFY, 1, NVME_CNS_CSI_NS, 2U << 24, NULL),
                      NVME_DNR(NVME_SC_INVALID_FIELD));
     assert_int_equal(admin(x, NVME_ADMIN_IDENTIFY, 0xfffffffe, NVME_CNS_ACTIVE_NS_LIST, 0, NULL),
@@ -241,7 +243,8 @@ static void queue_commands_answer_the_exact_status(void **state)
     make_io_queue(x, 1, 16);
     assert_int_equal(run(x, 0, create_cq_sqe(0, 1, 16), NULL), NVME_DNR(NVME_SC_QID_INVALID));
     assert_int_equal(run(x, 0, create_sq_sqe(0, 1, 16), NULL), NVME_DNR(NVME_SC_QID_INVALID));
-    assert_int_equal(admin(x, NVME_ADMIN_DELETE_CQ, 0, 1, 0, NULL), NVME_DNR(NVME_SC_QUEUE_DELETION));
+    assert_int_equal(admin(x, NVME_ADMIN_DELETE_CQ, 0, 1, 0, NULL),
+                     NVME_DNR(NVME_SC_QUEUE_DELETION));
     assert_int_equal(admin(x, NVME_ADMIN_DELETE_SQ, 0, 2, 0, NULL), NVME_DNR(NVME_SC_QID_INVALID));
     assert_int_equal(admin(x, NVME_ADMIN_DELETE_SQ, 0, 1, 0, NULL), 0);
     assert_int_equal(admin(x, NVME_ADMIN_DELETE_SQ, 0, 1, 0, NULL), NVME_DNR(NVME_SC_QID_INVALID));
@@ -442,11 +445,13 @@ static void bad_commands_get_the_exact_status(void **state)
     sqe.flags = 2 << 6;
     assert_int_equal(run(x, 1, sqe, NULL), NVME_DNR(NVME_SC_INVALID_FIELD));
     assert_int_equal(admin(x, 0x55, 0, 0, 0, NULL), NVME_DNR(NVME_SC_INVALID_OPCODE));
-    assert_int_equal(admin(x, NVME_ADMIN_KEEP_ALIVE, 0, 0, 0, NULL), NVME_DNR(NVME_SC_INVALID_OPCODE));
+    assert_int_equal(admin(x, NVME_ADMIN_KEEP_ALIVE, 0, 0, 0, NULL),
+                     NVME_DNR(NVME_SC_INVALID_OPCODE));
     disk.fail = -EIO;
     assert_int_equal(run(x, 1, rw_sqe(NVME_CMD_READ, 0, 0, 1, GPA_DATA), NULL),
                      NVME_SC_UNRECOVERED_READ);
-    assert_int_equal(run(x, 1, rw_sqe(NVME_CMD_WRITE, 0, 0, 1, GPA_DATA), NULL), NVME_SC_WRITE_FAULT);
+    assert_int_equal(run(x, 1, rw_sqe(NVME_CMD_WRITE, 0, 0, 1, GPA_DATA), NULL),
+                     NVME_SC_WRITE_FAULT);
 }
 
 static void features_are_kept_and_checked(void **state)
@@ -454,19 +459,24 @@ static void features_are_kept_and_checked(void **state)
     struct fixture *x = *state;
     uint32_t dw0;
 
-    assert_int_equal(admin(x, NVME_ADMIN_SET_FEATURES, 0, NVME_FEAT_NUM_QUEUES, 7 << 16 | 7, &dw0), 0);
+    assert_int_equal(admin(x, NVME_ADMIN_SET_FEATURES, 0, NVME_FEAT_NUM_QUEUES, 7 << 16 | 7, &dw0),
+                     0);
     assert_int_equal(dw0, 3 << 16 | 3);
     assert_int_equal(admin(x, NVME_ADMIN_SET_FEATURES, 0, NVME_FEAT_NUM_QUEUES, 0xffffffff, NULL),
                      NVME_DNR(NVME_SC_INVALID_FIELD));
-    assert_int_equal(admin(x, NVME_ADMIN_SET_FEATURES, 0, NVME_FEAT_IRQ_COALESCING, 0x0102, NULL), 0);
+    assert_int_equal(admin(x, NVME_ADMIN_SET_FEATURES, 0, NVME_FEAT_IRQ_COALESCING, 0x0102, NULL),
+                     0);
     assert_int_equal(admin(x, NVME_ADMIN_GET_FEATURES, 0, NVME_FEAT_IRQ_COALESCING, 0, &dw0), 0);
     assert_int_equal(dw0, 0x0102);
-    assert_int_equal(admin(x, NVME_ADMIN_GET_FEATURES, 0, NVME_FEAT_IRQ_COALESCING | 1 << 8, 0, &dw0), 0);
+    assert_int_equal(
+        admin(x, NVME_ADMIN_GET_FEATURES, 0, NVME_FEAT_IRQ_COALESCING | 1 << 8, 0, &dw0), 0);
     assert_int_equal(dw0, 0);
-    assert_int_equal(admin(x, NVME_ADMIN_GET_FEATURES, 0, NVME_FEAT_WRITE_CACHE | 3 << 8, 0, &dw0), 0);
+    assert_int_equal(admin(x, NVME_ADMIN_GET_FEATURES, 0, NVME_FEAT_WRITE_CACHE | 3 << 8, 0, &dw0),
+                     0);
     assert_int_equal(dw0, NVME_FEATCAP_CHANGEABLE);
-    assert_int_equal(admin(x, NVME_ADMIN_SET_FEATURES, 0, NVME_FEAT_WRITE_CACHE | NVME_FEAT_SV, 0, NULL),
-                     NVME_DNR(NVME_SC_FEATURE_NOT_SAVEABLE));
+    assert_int_equal(
+        admin(x, NVME_ADMIN_SET_FEATURES, 0, NVME_FEAT_WRITE_CACHE | NVME_FEAT_SV, 0, NULL),
+        NVME_DNR(NVME_SC_FEATURE_NOT_SAVEABLE));
     assert_int_equal(admin(x, NVME_ADMIN_SET_FEATURES, 1, NVME_FEAT_WRITE_CACHE, 0, NULL),
                      NVME_DNR(NVME_SC_FEATURE_NOT_NS_SPECIFIC));
     assert_int_equal(admin(x, NVME_ADMIN_SET_FEATURES, 0, 0x7f, 0, NULL),
@@ -491,8 +501,8 @@ static void log_pages_end_where_they_end(void **state)
 
     memset(data(x), 0xee, 8192);
     assert_int_equal(run(x, 0, sqe, NULL), 0);
-    assert_int_equal(data(x)[3], 100);           /* available spare */
-    assert_int_equal(data(x)[512], 0);           /* beyond the page */
+    assert_int_equal(data(x)[3], 100);              /* available spare */
+    assert_int_equal(data(x)[512], 0);              /* beyond the page */
     assert_int_equal((uint8_t)data(x)[4096], 0xee); /* beyond what was asked for */
     for (uint32_t lid = NVME_LOG_SUPPORTED; lid <= NVME_LOG_EFFECTS; lid++) {
         sqe.cdw10 = le32_of(127 << 16 | lid);
@@ -541,13 +551,15 @@ static void attach_detach_and_resize_are_told(void **state)
     host_submit(&x->h, 0, &aer);
     nvme_dev_resize(x->s.dev, 1, DISK_BLOCKS / 2);
     nothing_completes(x, 0);
-    assert_int_equal(admin(x, NVME_ADMIN_GET_LOG_PAGE, 0, 1023 << 16 | NVME_LOG_CHANGED_NS, 0, NULL), 0);
+    assert_int_equal(
+        admin(x, NVME_ADMIN_GET_LOG_PAGE, 0, 1023 << 16 | NVME_LOG_CHANGED_NS, 0, NULL), 0);
     assert_int_equal(data(x)[0], 1);
     assert_int_equal(data(x)[4], 3);
     assert_int_equal(data(x)[8], 0);
     cqe = complete(x, 0); /* the resize came in between */
     assert_int_equal(le32_get(cqe.dw0), 0x040002);
-    assert_int_equal(admin(x, NVME_ADMIN_GET_LOG_PAGE, 0, 1023 << 16 | NVME_LOG_CHANGED_NS, 0, NULL), 0);
+    assert_int_equal(
+        admin(x, NVME_ADMIN_GET_LOG_PAGE, 0, 1023 << 16 | NVME_LOG_CHANGED_NS, 0, NULL), 0);
     assert_int_equal(run(x, 1, rw_sqe(NVME_CMD_READ, 0, DISK_BLOCKS / 2, 1, GPA_DATA), NULL),
                      NVME_DNR(NVME_SC_LBA_RANGE));
     host_submit(&x->h, 0, &aer);
@@ -688,8 +700,8 @@ static void memory_may_go_and_come_back_under_commands(void **state)
     assert_false(host_take(&x->h, 1, &cqe));
     assert_true(function_arm(x->s.f));
     disk.hold = false;
-    function_add_region(x->s.f, guest_region_open(2, 0, RAM_BYTES, x->m.ram_fd, 0,
-                                                  GUEST_READ | GUEST_WRITE, &err));
+    function_add_region(
+        x->s.f, guest_region_open(2, 0, RAM_BYTES, x->m.ram_fd, 0, GUEST_READ | GUEST_WRITE, &err));
     cqe = complete(x, 1);
     cqe2 = complete(x, 1);
     assert_int_equal(le16_get(cqe.cid) + le16_get(cqe2.cid), 11); /* the write and the read */
@@ -753,7 +765,8 @@ static void coalescing_waits_for_the_threshold(void **state)
     uint64_t before;
 
     make_io_queue(x, 1, 16);
-    assert_int_equal(admin(x, NVME_ADMIN_SET_FEATURES, 0, NVME_FEAT_IRQ_COALESCING, 0xff03, NULL), 0);
+    assert_int_equal(admin(x, NVME_ADMIN_SET_FEATURES, 0, NVME_FEAT_IRQ_COALESCING, 0xff03, NULL),
+                     0);
     before = atomic_load(&x->s.dev->interrupts);
     for (unsigned i = 0; i < 3; i++)
         run(x, 1, rw_sqe(NVME_CMD_READ, 0, 0, 1, GPA_DATA), NULL);

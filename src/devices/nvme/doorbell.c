@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Doorbells: the BAR page, and the shadow doorbells of Doorbell Buffer Config (Base 2.0, 5.8) for I/O queues. With a shadow
- * the BAR is only a wake-up, rung when the host's update steps over EventIdx. */
+ * Doorbells: the BAR page, and the shadow doorbells of Doorbell Buffer Config (Base 2.0, 5.8) for
+ * I/O queues. With a shadow the BAR is only a wake-up, rung when the host's update steps over
+ * EventIdx. */
 #include "devices/nvme/inside.h"
 
 #include <string.h>
 
-/* The page is ours to clear: a new queue's doorbell is 0, whatever its predecessor of the same number left there. */
+/* The page is ours to clear: a new queue's doorbell is 0, whatever its predecessor of the same
+ * number left there. */
 static _Atomic uint32_t *bar(struct nvme_dev *dev, unsigned index)
 {
     return (_Atomic uint32_t *)(uintptr_t)function_doorbells(dev->f) + index;
@@ -19,7 +21,8 @@ static _Atomic uint32_t *guest_word(struct nvme_dev *dev, uint64_t gpa)
     return (uintptr_t)p % sizeof(uint32_t) ? NULL : (_Atomic uint32_t *)(void *)p;
 }
 
-/* The whole ring when it lies in one region, else NULL; *mapped tells whether all of its pages are there at all. */
+/* The whole ring when it lies in one region, else NULL; *mapped tells whether all of its pages are
+ * there at all. */
 static char *ring(struct nvme_dev *dev, uint64_t gpa, uint64_t bytes, uint32_t prot, bool *mapped)
 {
     char *p = guest_ptr(dev->map, gpa, bytes, prot);
@@ -59,7 +62,8 @@ void nvme_sq_bind(struct nvme_sq *sq)
     bool mapped, shadow;
 
     sq->bar_tail = bar(dev, 2 * sq->qid);
-    sq->ring = ring(dev, sq->gpa, (uint64_t)sq->size * sizeof(struct nvme_sqe), GUEST_READ, &mapped);
+    sq->ring =
+        ring(dev, sq->gpa, (uint64_t)sq->size * sizeof(struct nvme_sqe), GUEST_READ, &mapped);
     shadow = bind_shadow(dev, 2 * sq->qid, &sq->shadow_tail, &sq->eventidx);
     sq->last_eventidx = UINT32_MAX; /* not known */
     sq->parked = !mapped || !shadow;
@@ -71,7 +75,8 @@ void nvme_cq_bind(struct nvme_cq *cq)
     bool mapped, shadow;
 
     cq->bar_head = bar(dev, 2 * cq->qid + 1);
-    cq->ring = ring(dev, cq->gpa, (uint64_t)cq->size * sizeof(struct nvme_cqe), GUEST_WRITE, &mapped);
+    cq->ring =
+        ring(dev, cq->gpa, (uint64_t)cq->size * sizeof(struct nvme_cqe), GUEST_WRITE, &mapped);
     shadow = bind_shadow(dev, 2 * cq->qid + 1, &cq->shadow_head, &cq->eventidx);
     cq->last_eventidx = UINT32_MAX;
     cq->parked = !mapped || !shadow;
@@ -112,8 +117,8 @@ uint32_t nvme_cq_head(struct nvme_cq *cq)
                            : cq->last_bar;
 }
 
-/* The host rings when its update steps over EventIdx. One that lies just behind its position is out of the way for almost
- * a lap, so that this stores about twice per lap. */
+/* The host rings when its update steps over EventIdx. One that lies just behind its position is out
+ * of the way for almost a lap, so that this stores about twice per lap. */
 static void relax(_Atomic uint32_t *eventidx, uint32_t *last, uint32_t pos, uint32_t size)
 {
     uint32_t ahead = *last >= pos ? *last - pos : *last + size - pos;
@@ -141,7 +146,8 @@ bool nvme_sq_arm(struct nvme_sq *sq)
     if (sq->eventidx && !sq->parked) {
         sq->last_eventidx = sq->pos;
         atomic_store_explicit(sq->eventidx, sq->pos, memory_order_relaxed);
-        atomic_thread_fence(memory_order_seq_cst); /* the host stores its tail, fences, reads EventIdx */
+        atomic_thread_fence(
+            memory_order_seq_cst); /* the host stores its tail, fences, reads EventIdx */
     }
     return !nvme_sq_has_work(sq);
 }

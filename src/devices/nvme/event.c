@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Asynchronous events (Base 2.0, 5.2) and the error log. What is pending and what is masked until the host has read the log
- * page lives in state memory; a waiting AER command is simply a record in flight. */
+ * Asynchronous events (Base 2.0, 5.2) and the error log. What is pending and what is masked until
+ * the host has read the log page lives in state memory; a waiting AER command is simply a record in
+ * flight. */
 #include "devices/nvme/inside.h"
 
 #include <string.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Get and Set Features (Base 2.0, 5.27). Values live in state memory; none can be saved beyond a reset. */
+ * Get and Set Features (Base 2.0, 5.27). Values live in state memory; none can be saved beyond a
+ * reset. */
 #include "devices/nvme/inside.h"
 
 #include <string.h>
@@ -116,7 +117,8 @@ static nvme_status set_timestamp(struct nvme_req *req, struct nvme_state_feature
 
 static nvme_status get_timestamp(struct nvme_req *req, const struct nvme_state_features *f)
 {
-    uint64_t since = f->timestamp_origin ? f->timestamp_boot_ms : req->sq->dev->st->life.power_on_boot_ms;
+    uint64_t since =
+        f->timestamp_origin ? f->timestamp_boot_ms : req->sq->dev->st->life.power_on_boot_ms;
     uint64_t now = f->timestamp_ms + (nvme_boot_ms() - since);
     le64 value = le64_of((now & 0xffffffffffffULL) | (uint64_t)(f->timestamp_origin & 7) << 49);
 

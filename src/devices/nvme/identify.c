@@ -69,7 +69,8 @@ static void build_ns(const struct nvme_dev *dev, const struct nvme_dev_ns *ns,
     id->nsfeat = 0;
     id->nmic = ns->shared ? NVME_NMIC_SHARED : 0;
     id->nsattr = ns->read_only ? NVME_NSATTR_WRITE_PROTECTED : 0;
-    /* What a deallocated block reads as depends on the backend: not reported, except through DEAC. */
+    /* What a deallocated block reads as depends on the backend: not reported, except through DEAC.
+     */
     id->dlfeat = dev->write_zeroes && ns->can_write_zeroes ? NVME_DLFEAT_WZ_DEALLOC : 0;
     id->lbaf[0].lbads = (uint8_t)ns->block_shift;
     memcpy(id->nguid, ns->nguid, sizeof(id->nguid));
@@ -147,7 +148,8 @@ nvme_status nvme_identify(struct nvme_req *req)
     nvme_status st = NVME_SC_SUCCESS;
 
     memset(&page, 0, sizeof(page));
-    if ((cns == NVME_CNS_CSI_NS || cns == NVME_CNS_CSI_CTRL || cns == NVME_CNS_CSI_ACTIVE_NS_LIST) &&
+    if ((cns == NVME_CNS_CSI_NS || cns == NVME_CNS_CSI_CTRL ||
+         cns == NVME_CNS_CSI_ACTIVE_NS_LIST) &&
         csi != NVME_CSI_NVM)
         return NVME_DNR(NVME_SC_INVALID_FIELD);
     switch (cns) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * devices/nvme/inside.h - what the files of this room share. Thread: the controller's reactor, except where a comment
- * says control. */
+ * devices/nvme/inside.h - what the files of this room share. Thread: the controller's reactor,
+ * except where a comment says control. */
 #ifndef DEVICES_NVME_INSIDE_H
 #define DEVICES_NVME_INSIDE_H
 
@@ -14,10 +14,10 @@ enum { NVME_PENDING = 0xffff };
 #define NVME_DNR(sc) ((nvme_status)((sc) | NVME_STATUS_DNR))
 
 enum {
-    NVME_PAGE = 4096,       /* CC.MPS is 0, always */
-    NVME_IOV_INLINE = 4,    /* enough for 16 KiB in scattered pages */
-    NVME_IOV_MAX = 256,     /* of a big iov; also 256 DSM ranges fit there */
-    NVME_AERL = 3,          /* 0's based */
+    NVME_PAGE = 4096,        /* CC.MPS is 0, always */
+    NVME_IOV_INLINE = 4,     /* enough for 16 KiB in scattered pages */
+    NVME_IOV_MAX = 256,      /* of a big iov; also 256 DSM ranges fit there */
+    NVME_AERL = 3,           /* 0's based */
     NVME_REMAP_US = 2000000, /* after a map change, data that is not mapped is waited for so long */
 };
 
@@ -62,10 +62,11 @@ struct nvme_req {
     uint16_t slot;
     uint8_t state, detach; /* enum nvme_req_state, enum nvme_detach */
     bool in_bdev;
-    void (*on_intent)(struct nvme_req *req); /* admin: its completion is stored; a side effect may follow */
-    uint32_t effect;                         /* for on_intent */
-    uint32_t step, steps;                    /* commands that become several bdev requests */
-    void *big; /* NVME_IOV_MAX iovecs from the pool, or NULL */
+    void (*on_intent)(
+        struct nvme_req *req); /* admin: its completion is stored; a side effect may follow */
+    uint32_t effect;           /* for on_intent */
+    uint32_t step, steps;      /* commands that become several bdev requests */
+    void *big;                 /* NVME_IOV_MAX iovecs from the pool, or NULL */
     struct iovec inline_iov[NVME_IOV_INLINE];
     struct bdev_req io;
 };
@@ -74,18 +75,18 @@ struct nvme_sq {
     struct nvme_dev *dev;
     struct nvme_cq *cq;
     uint16_t qid;
-    bool parked;  /* its ring or doorbell memory is not mapped */
-    bool stopped; /* invalid doorbell */
-    uint32_t size, pos;   /* pos: head modulo size */
-    uint64_t head;        /* free-running */
-    const char *ring;     /* NULL: look up entry by entry (the ring is spread over regions) */
+    bool parked;        /* its ring or doorbell memory is not mapped */
+    bool stopped;       /* invalid doorbell */
+    uint32_t size, pos; /* pos: head modulo size */
+    uint64_t head;      /* free-running */
+    const char *ring;   /* NULL: look up entry by entry (the ring is spread over regions) */
     uint64_t gpa;
     _Atomic uint32_t *bar_tail, *shadow_tail, *eventidx;
     uint32_t last_eventidx, last_bar;
     void (*start)(struct nvme_req *req);
     struct nvme_record *slots;
     struct nvme_req *reqs;
-    uint16_t *free; /* stack of free slots */
+    uint16_t *free;               /* stack of free slots */
     uint32_t nfree, nslots, used; /* used: slots at and above were never used */
     uint32_t inflight;            /* PENDING requests */
     bool starved;                 /* stopped fetching for lack of slots */
@@ -97,7 +98,7 @@ struct nvme_cq {
     struct nvme_dev *dev;
     uint16_t qid, iv;
     bool ien, parked, stopped, queued, full;
-    uint32_t size, pos; /* pos: tail modulo size */
+    uint32_t size, pos;  /* pos: tail modulo size */
     uint64_t tail, head; /* free-running; head: as last seen */
     char *ring;
     uint64_t gpa;
@@ -215,7 +216,7 @@ struct nvme_dev {
         _Atomic uint64_t reads, writes, flushes;
     } stats[NVME_QUEUES];
     _Atomic uint32_t has_queue; /* bit per I/O and admin SQ */
-    struct found *live; /* between the two halves of recovery */
+    struct found *live;         /* between the two halves of recovery */
     unsigned nlive;
     struct mail settle_mail;
     bool settle_mailed;
@@ -235,7 +236,8 @@ void nvme_dev_destroy(struct nvme_dev *dev); /* control; the lease is gone, chan
 void nvme_dev_suspend(struct nvme_dev *dev, bool admin_only, uint64_t timeout_ms, nvme_dev_cb cb,
                       void *arg);
 int nvme_dev_resume(struct nvme_dev *dev, struct err *err);
-/* Stops, drains (cancels after a while) and closes the channels. Records of what did not finish stay. */
+/* Stops, drains (cancels after a while) and closes the channels. Records of what did not finish
+ * stay. */
 void nvme_dev_quit(struct nvme_dev *dev, nvme_dev_cb cb, void *arg);
 /* Something that a motion waits for may have happened. */
 void nvme_dev_settle(struct nvme_dev *dev);
@@ -257,7 +259,8 @@ struct nvme_dev_ns_opts {
     uint8_t nguid[16], eui64[8];
 };
 int nvme_dev_attach(struct nvme_dev *dev, const struct nvme_dev_ns_opts *opts, struct err *err);
-void nvme_dev_detach(struct nvme_dev *dev, uint32_t nsid, void (*left)(void *arg, int rc), void *arg);
+void nvme_dev_detach(struct nvme_dev *dev, uint32_t nsid, void (*left)(void *arg, int rc),
+                     void *arg);
 void nvme_dev_resize(struct nvme_dev *dev, uint32_t nsid, uint64_t nblocks);
 struct nvme_dev_ns *nvme_dev_ns_slow(struct nvme_dev *dev, uint32_t nsid);
 /* The attached namespace with the smallest NSID above after, or NULL. */
@@ -275,10 +278,10 @@ static inline struct nvme_dev_ns *nvme_dev_ns_find(struct nvme_dev *dev, uint32_
 nvme_status nvme_dev_ns_get(struct nvme_dev *dev, uint32_t nsid, struct nvme_dev_ns **ret);
 
 /* ---- record.c: slots ---- */
-struct nvme_req *nvme_req_take(struct nvme_sq *sq);                       /* a free slot; sq->nfree > 0 */
-struct nvme_req *nvme_req_at(struct nvme_sq *sq, unsigned slot);          /* the private half of a slot */
-void nvme_req_release(struct nvme_req *req);                              /* frees record and slot */
-struct iovec *nvme_req_big_iov(struct nvme_req *req);                     /* NULL: no memory */
+struct nvme_req *nvme_req_take(struct nvme_sq *sq);              /* a free slot; sq->nfree > 0 */
+struct nvme_req *nvme_req_at(struct nvme_sq *sq, unsigned slot); /* the private half of a slot */
+void nvme_req_release(struct nvme_req *req);                     /* frees record and slot */
+struct iovec *nvme_req_big_iov(struct nvme_req *req);            /* NULL: no memory */
 void nvme_req_drop_big(struct nvme_req *req);
 int nvme_sq_slots_init(struct nvme_sq *sq, struct nvme_record *slots, uint32_t nslots);
 void nvme_sq_slots_free(struct nvme_sq *sq);
@@ -314,7 +317,8 @@ void nvme_irq_flush(struct nvme_dev *dev);
 void nvme_irq_signal_all(struct nvme_dev *dev);
 
 /* ---- doorbell.c ---- */
-void nvme_dev_bind(struct nvme_dev *dev); /* the map has changed: look up all rings and doorbells again */
+void nvme_dev_bind(
+    struct nvme_dev *dev); /* the map has changed: look up all rings and doorbells again */
 void nvme_sq_bind(struct nvme_sq *sq);
 void nvme_cq_bind(struct nvme_cq *cq);
 uint32_t nvme_sq_tail(struct nvme_sq *sq);
@@ -349,7 +353,8 @@ uint64_t nvme_boot_ms(void);
 
 /* ---- transfer.c: small data of admin commands, by PRP ---- */
 /* Copies data_bytes and fills the rest of the bytes the host has asked for with zeroes. */
-nvme_status nvme_copy_to_host(struct nvme_req *req, const void *data, uint32_t data_bytes, uint32_t bytes);
+nvme_status nvme_copy_to_host(struct nvme_req *req, const void *data, uint32_t data_bytes,
+                              uint32_t bytes);
 nvme_status nvme_copy_from_host(struct nvme_req *req, void *data, uint32_t bytes);
 /* The data pointer of a request (PRP or SGL) as req->io.iov. */
 nvme_status nvme_map_data(struct nvme_req *req, uint64_t bytes, uint32_t prot);

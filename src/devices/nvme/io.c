@@ -300,10 +300,8 @@ static nvme_status next_step(struct nvme_req *req)
 /* ---- the table ---- */
 
 static nvme_status (*const io_cmds[256])(struct nvme_req *req) = {
-    [NVME_CMD_FLUSH] = io_flush,
-    [NVME_CMD_WRITE] = io_write,
-    [NVME_CMD_READ] = io_read,
-    [NVME_CMD_WRITE_ZEROES] = io_write_zeroes,
+    [NVME_CMD_FLUSH] = io_flush, [NVME_CMD_WRITE] = io_write,
+    [NVME_CMD_READ] = io_read,   [NVME_CMD_WRITE_ZEROES] = io_write_zeroes,
     [NVME_CMD_DSM] = io_dsm,
 };
 

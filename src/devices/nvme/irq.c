@@ -28,8 +28,8 @@ static void irq_due(struct timer *t)
     nvme_irq_flush(dev);
 }
 
-/* The admin queue's completions are not coalesced (Base 2.0, feature 08h); it shares its vector at most with one
- * I/O queue, which then is not either. */
+/* The admin queue's completions are not coalesced (Base 2.0, feature 08h); it shares its vector at
+ * most with one I/O queue, which then is not either. */
 static bool may_wait(const struct nvme_dev *dev, unsigned vector, uint64_t now)
 {
     const struct nvme_state_features *f = &dev->st->life.features;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Get Log Page (Base 2.0, 5.16). A page is built whole and zeroed; the host gets its part of it and zeroes beyond the end. */
+ * Get Log Page (Base 2.0, 5.16). A page is built whole and zeroed; the host gets its part of it and
+ * zeroes beyond the end. */
 #include "devices/nvme/inside.h"
 
 #include <string.h>
@@ -73,14 +74,14 @@ static uint32_t build_fw(struct nvme_dev *dev, union page *p)
 {
     p->fw.afi = 1;
     memset(p->fw.frs[0], ' ', sizeof(p->fw.frs[0]));
-    memcpy(p->fw.frs[0], OPENSNAP_VERSION,
-           MIN(sizeof(p->fw.frs[0]), sizeof(OPENSNAP_VERSION) - 1));
+    memcpy(p->fw.frs[0], OPENSNAP_VERSION, MIN(sizeof(p->fw.frs[0]), sizeof(OPENSNAP_VERSION) - 1));
     return sizeof(p->fw);
 }
 
 static uint32_t build_changed(struct nvme_dev *dev, union page *p)
 {
-    uint32_t n = atomic_load_explicit(&dev->st->life.changed_count, memory_order_acquire), count = 0;
+    uint32_t n = atomic_load_explicit(&dev->st->life.changed_count, memory_order_acquire),
+             count = 0;
     uint32_t last = 0;
 
     if (n > ARRAY_SIZE(dev->st->changed)) {
@@ -104,10 +105,17 @@ static uint32_t build_changed(struct nvme_dev *dev, union page *p)
 static uint32_t build_effects(struct nvme_dev *dev, union page *p)
 {
     static const uint8_t admin[] = {
-        NVME_ADMIN_DELETE_SQ,     NVME_ADMIN_CREATE_SQ,    NVME_ADMIN_GET_LOG_PAGE,
-        NVME_ADMIN_DELETE_CQ,     NVME_ADMIN_CREATE_CQ,    NVME_ADMIN_IDENTIFY,
-        NVME_ADMIN_ABORT,         NVME_ADMIN_SET_FEATURES, NVME_ADMIN_GET_FEATURES,
-        NVME_ADMIN_ASYNC_EVENT,   NVME_ADMIN_DOORBELL_BUFFER_CONFIG,
+        NVME_ADMIN_DELETE_SQ,
+        NVME_ADMIN_CREATE_SQ,
+        NVME_ADMIN_GET_LOG_PAGE,
+        NVME_ADMIN_DELETE_CQ,
+        NVME_ADMIN_CREATE_CQ,
+        NVME_ADMIN_IDENTIFY,
+        NVME_ADMIN_ABORT,
+        NVME_ADMIN_SET_FEATURES,
+        NVME_ADMIN_GET_FEATURES,
+        NVME_ADMIN_ASYNC_EVENT,
+        NVME_ADMIN_DOORBELL_BUFFER_CONFIG,
     };
     le32 *io = p->effects.iocs;
 
@@ -128,7 +136,8 @@ static uint32_t (*const builders[])(struct nvme_dev *dev, union page *p) = {
     [NVME_LOG_CHANGED_NS] = build_changed,  [NVME_LOG_EFFECTS] = build_effects,
 };
 
-/* The host has got (or will get, whatever happens) what it asked for: its events are acknowledged. */
+/* The host has got (or will get, whatever happens) what it asked for: its events are acknowledged.
+ */
 static void log_was_read(struct nvme_req *req)
 {
     struct nvme_dev *dev = req->sq->dev;
@@ -178,8 +187,9 @@ nvme_status nvme_get_log_page(struct nvme_req *req)
     size = builders[lid](dev, &page);
     if (offset > size)
         return NVME_DNR(NVME_SC_INVALID_FIELD);
-    st = nvme_copy_to_host(req, page.bytes + offset,
-                           (uint32_t)MIN(dwords * 4, (uint64_t)size - offset), (uint32_t)dwords * 4);
+    st =
+        nvme_copy_to_host(req, page.bytes + offset,
+                          (uint32_t)MIN(dwords * 4, (uint64_t)size - offset), (uint32_t)dwords * 4);
     if (st == NVME_SC_SUCCESS && !(cdw10 & NVME_LOG_RAE) &&
         (lid == NVME_LOG_ERROR || lid == NVME_LOG_CHANGED_NS))
         req->on_intent = log_was_read;

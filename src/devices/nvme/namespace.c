@@ -49,7 +49,8 @@ int nvme_ns_create(const struct nvme_ns_opts *opts, struct nvme_ns **ret, struct
     ns->uuid = opts->uuid;
     memcpy(ns->nguid, opts->nguid, sizeof(ns->nguid));
     memcpy(ns->eui64, opts->eui64, sizeof(ns->eui64));
-    /* Hosts that know no UUID tell disks apart by NGUID; the UUID is as good a value as any, and as stable. */
+    /* Hosts that know no UUID tell disks apart by NGUID; the UUID is as good a value as any, and as
+     * stable. */
     if (memcmp(ns->nguid, (uint8_t[16]){0}, sizeof(ns->nguid)) == 0)
         memcpy(ns->nguid, ns->uuid.b, sizeof(ns->nguid));
     ns->listener.resized = resized;
@@ -64,8 +65,9 @@ int nvme_ns_create(const struct nvme_ns_opts *opts, struct nvme_ns **ret, struct
 int nvme_ns_destroy(struct nvme_ns *ns, struct err *err)
 {
     if (ns->attached)
-        return err_set(err, -EBUSY, "namespace %u of %s is attached to controller %s: detach it first",
-                       ns->nsid, ns->ss->nqn, nvme_ctrl_get_info(ns->attached).ctrl_id);
+        return err_set(err, -EBUSY,
+                       "namespace %u of %s is attached to controller %s: detach it first", ns->nsid,
+                       ns->ss->nqn, nvme_ctrl_get_info(ns->attached).ctrl_id);
     bdev_unlisten(&ns->listener);
     bdev_release(ns->bdev);
     list_remove(&ns->node);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * devices/nvme/nvme.h - NVMe subsystems, namespaces and controllers, as the control plane makes them.
- * Thread: control; a controller's commands run on its reactor. Names and texts are copied.
+ * devices/nvme/nvme.h - NVMe subsystems, namespaces and controllers, as the control plane makes
+ * them. Thread: control; a controller's commands run on its reactor. Names and texts are copied.
  * Errors fill err with one sentence that names the object. */
 #ifndef DEVICES_NVME_NVME_H
 #define DEVICES_NVME_NVME_H
@@ -60,7 +60,8 @@ struct nvme_ns_info {
     struct nvme_subsystem *subsystem;
 };
 struct nvme_ns_info nvme_ns_get_info(const struct nvme_ns *ns);
-void nvme_ns_for_each(struct nvme_subsystem *ss, void (*fn)(struct nvme_ns *ns, void *arg), void *arg);
+void nvme_ns_for_each(struct nvme_subsystem *ss, void (*fn)(struct nvme_ns *ns, void *arg),
+                      void *arg);
 
 /* ---- controllers ---- */
 struct nvme_ctrl_opts {
@@ -76,18 +77,19 @@ struct nvme_ctrl_opts {
 };
 typedef void (*nvme_ctrl_cb)(void *arg, int rc, const struct err *err);
 
-/* Opens the lease and adopts or initialises. The controller exists (nvme_ctrl_find) from the return of this call on and is
- * gone again when created comes with an error. created runs once, never inside. */
-int nvme_ctrl_create(const struct nvme_ctrl_opts *opts, struct nvme_ctrl **ret, nvme_ctrl_cb created,
-                     void *arg, struct err *err);
+/* Opens the lease and adopts or initialises. The controller exists (nvme_ctrl_find) from the return
+ * of this call on and is gone again when created comes with an error. created runs once, never
+ * inside. */
+int nvme_ctrl_create(const struct nvme_ctrl_opts *opts, struct nvme_ctrl **ret,
+                     nvme_ctrl_cb created, void *arg, struct err *err);
 /* Stops fetching, drains or cancels what is in flight, releases the lease. */
 void nvme_ctrl_destroy(struct nvme_ctrl *ctrl, nvme_ctrl_cb destroyed, void *arg);
-/* Stops fetching and drains. timeout_ms 0: no limit. -ETIMEDOUT: the controller runs on as before. admin_only: only admin
- * commands stop. */
-void nvme_ctrl_suspend(struct nvme_ctrl *ctrl, bool admin_only, uint64_t timeout_ms, nvme_ctrl_cb done,
-                       void *arg);
-/* First resume after adoption: compares identity (on a difference the device fails loudly), resubmits the records in flight,
- * then fetches. */
+/* Stops fetching and drains. timeout_ms 0: no limit. -ETIMEDOUT: the controller runs on as before.
+ * admin_only: only admin commands stop. */
+void nvme_ctrl_suspend(struct nvme_ctrl *ctrl, bool admin_only, uint64_t timeout_ms,
+                       nvme_ctrl_cb done, void *arg);
+/* First resume after adoption: compares identity (on a difference the device fails loudly),
+ * resubmits the records in flight, then fetches. */
 void nvme_ctrl_resume(struct nvme_ctrl *ctrl, nvme_ctrl_cb done, void *arg);
 void nvme_ctrl_attach_ns(struct nvme_ctrl *ctrl, struct nvme_ns *ns, nvme_ctrl_cb done, void *arg);
 void nvme_ctrl_detach_ns(struct nvme_ctrl *ctrl, struct nvme_ns *ns, nvme_ctrl_cb done, void *arg);
@@ -100,7 +102,8 @@ struct nvme_queue_stats {
     uint64_t reads, writes, flushes;
 };
 struct nvme_ctrl_info {
-    const char *ctrl_id, *state; /* "STARTED", "SUSPENDED", "SUSPENDING", "WAITING" (lease), "FAILED: reason" */
+    const char *ctrl_id,
+        *state; /* "STARTED", "SUSPENDED", "SUSPENDING", "WAITING" (lease), "FAILED: reason" */
     struct nvme_subsystem *subsystem;
     const struct link_function_info *function;
     uint32_t cntlid, mdts, num_queues, num_msix;
@@ -114,8 +117,11 @@ struct nvme_ctrl_info {
     uint64_t interrupts, doorbell_messages, memory_parked;
 };
 struct nvme_ctrl_info nvme_ctrl_get_info(const struct nvme_ctrl *ctrl);
-bool nvme_ctrl_queue_stats(const struct nvme_ctrl *ctrl, unsigned qid, struct nvme_queue_stats *ret); /* false: no such queue */
-void nvme_ctrl_ns_for_each(struct nvme_ctrl *ctrl, void (*fn)(struct nvme_ns *ns, void *arg), void *arg);
-/* The controllers of a subsystem and those a namespace is attached to are found by filtering nvme_ctrl_for_each. */
+bool nvme_ctrl_queue_stats(const struct nvme_ctrl *ctrl, unsigned qid,
+                           struct nvme_queue_stats *ret); /* false: no such queue */
+void nvme_ctrl_ns_for_each(struct nvme_ctrl *ctrl, void (*fn)(struct nvme_ns *ns, void *arg),
+                           void *arg);
+/* The controllers of a subsystem and those a namespace is attached to are found by filtering
+ * nvme_ctrl_for_each. */
 
 #endif

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * devices/nvme/prp.h - data pointers become an iovec over guest pages (Base 2.0, 4.1). Everything read from guest
- * memory is read once; every walk is bounded. On an error *n may have grown; the entries mean nothing.
- * Statuses come without DNR: the caller knows whether the memory may come back. */
+ * devices/nvme/prp.h - data pointers become an iovec over guest pages (Base 2.0, 4.1). Everything
+ * read from guest memory is read once; every walk is bounded. On an error *n may have grown; the
+ * entries mean nothing. Statuses come without DNR: the caller knows whether the memory may come
+ * back. */
 #ifndef DEVICES_NVME_PRP_H
 #define DEVICES_NVME_PRP_H
 

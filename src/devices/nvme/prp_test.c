@@ -30,10 +30,11 @@ static int set_up(void **state)
 
     x->map = guest_map_create();
     x->ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    guest_map_add(x->map, guest_region_open(1, 0, RAM / 2, fd, 0, GUEST_READ | GUEST_WRITE, NULL), NULL);
-    guest_map_add(x->map,
-                  guest_region_open(2, RAM / 2, RAM / 2, fd, RAM / 2, GUEST_READ | GUEST_WRITE, NULL),
+    guest_map_add(x->map, guest_region_open(1, 0, RAM / 2, fd, 0, GUEST_READ | GUEST_WRITE, NULL),
                   NULL);
+    guest_map_add(
+        x->map, guest_region_open(2, RAM / 2, RAM / 2, fd, RAM / 2, GUEST_READ | GUEST_WRITE, NULL),
+        NULL);
     guest_map_add(x->map, guest_region_open(3, RO, PAGE, fd, 0, GUEST_READ, NULL), NULL);
     close(fd);
     *state = x;
@@ -107,7 +108,7 @@ static void unmapped_and_forbidden_memory(void **state)
     struct fixture *x = *state;
 
     assert_int_equal(prp(x, RAM, 0, 512), NVME_SC_DATA_TRANSFER_ERROR);
-    assert_int_equal(prp(x, RAM - 256, 0, 512), NVME_SC_DATA_TRANSFER_ERROR);
+    assert_int_equal(prp(x, RAM - 256, RAM, 512), NVME_SC_DATA_TRANSFER_ERROR);
     assert_int_equal(prp(x, UINT64_MAX - 3, 0, 512), NVME_SC_DATA_TRANSFER_ERROR);
     assert_int_equal(prp(x, RO, 0, 512), NVME_SC_DATA_TRANSFER_ERROR);
     assert_int_equal(prp(x, 0x1000, RAM, 2 * PAGE), NVME_SC_DATA_TRANSFER_ERROR);
@@ -178,7 +179,8 @@ static void a_data_block_alone(void **state)
     assert_int_equal(sgl(x, desc(NVME_SGL_DATA_BLOCK, 0x1000, 511), 512), NVME_SC_SGL_DATA_LENGTH);
     assert_int_equal(sgl(x, desc(NVME_SGL_DATA_BLOCK, 0x1000, 513), 512), NVME_SC_SGL_DATA_LENGTH);
     assert_int_equal(sgl(x, desc(NVME_SGL_DATA_BLOCK, RAM, 512), 512), NVME_SC_DATA_TRANSFER_ERROR);
-    assert_int_equal(sgl(x, desc(NVME_SGL_DATA_BLOCK, UINT64_MAX, 512), 512), NVME_SC_DATA_TRANSFER_ERROR);
+    assert_int_equal(sgl(x, desc(NVME_SGL_DATA_BLOCK, UINT64_MAX, 512), 512),
+                     NVME_SC_DATA_TRANSFER_ERROR);
     assert_int_equal(sgl(x, desc(NVME_SGL_BIT_BUCKET, 0x1000, 512), 512), NVME_SC_SGL_TYPE);
     assert_int_equal(sgl(x, desc(NVME_SGL_KEYED_DATA_BLOCK, 0x1000, 512), 512), NVME_SC_SGL_TYPE);
     assert_int_equal(sgl(x, desc(0xf, 0x1000, 512), 512), NVME_SC_SGL_TYPE);
@@ -203,13 +205,15 @@ static void segments(void **state)
     assert_int_equal(sgl(x, desc(NVME_SGL_SEGMENT, 0x3000, 40), 2048), NVME_SC_INVALID_SGL_SEGMENT);
     /* A segment without a successor; a last segment with one; one in the middle. */
     assert_int_equal(sgl(x, desc(NVME_SGL_SEGMENT, 0x4000, 32), 1536), NVME_SC_INVALID_SGL_SEGMENT);
-    assert_int_equal(sgl(x, desc(NVME_SGL_LAST_SEGMENT, 0x3000, 48), 2048), NVME_SC_INVALID_SGL_SEGMENT);
+    assert_int_equal(sgl(x, desc(NVME_SGL_LAST_SEGMENT, 0x3000, 48), 2048),
+                     NVME_SC_INVALID_SGL_SEGMENT);
     s[1] = desc(NVME_SGL_SEGMENT, 0x4000, 32);
     assert_int_equal(sgl(x, desc(NVME_SGL_SEGMENT, 0x3000, 48), 2048), NVME_SC_INVALID_SGL_SEGMENT);
     s[1] = desc(NVME_SGL_BIT_BUCKET, 0, 32);
     assert_int_equal(sgl(x, desc(NVME_SGL_SEGMENT, 0x3000, 48), 2048), NVME_SC_SGL_TYPE);
     assert_int_equal(sgl(x, desc(NVME_SGL_SEGMENT, RAM, 48), 2048), NVME_SC_DATA_TRANSFER_ERROR);
-    assert_int_equal(sgl(x, desc(NVME_SGL_SEGMENT, UINT64_MAX - 7, 48), 2048), NVME_SC_DATA_TRANSFER_ERROR);
+    assert_int_equal(sgl(x, desc(NVME_SGL_SEGMENT, UINT64_MAX - 7, 48), 2048),
+                     NVME_SC_DATA_TRANSFER_ERROR);
 }
 
 static void loops_and_floods_end(void **state)

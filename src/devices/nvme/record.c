@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Slots: the record in state memory and the private request beside it. Free slots are a stack, so that a queue which
- * runs shallow touches few pages of either. */
+ * Slots: the record in state memory and the private request beside it. Free slots are a stack, so
+ * that a queue which runs shallow touches few pages of either. */
 #include "devices/nvme/inside.h"
 
 #include <errno.h>

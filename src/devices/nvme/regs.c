@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Controller registers: enable, reset, shutdown. Reads are answered by snap_emu from the images; writes come here in order,
- * and the last one may come twice: every step compares with the state memory. */
+ * Controller registers: enable, reset, shutdown. Reads are answered by snap_emu from the images;
+ * writes come here in order, and the last one may come twice: every step compares with the state
+ * memory. */
 #include "devices/nvme/inside.h"
 
 #include "base/log.h"
@@ -276,7 +277,8 @@ static void shutdown_step(struct nvme_dev *dev)
     }
     dev->shutdown_ns = NULL;
     dev->shutdown_wanted = false;
-    set_csts(dev, (get_csts(dev) & ~NVME_CSTS_SHST_MASK) | NVME_SHST_COMPLETE << NVME_CSTS_SHST_SHIFT);
+    set_csts(dev,
+             (get_csts(dev) & ~NVME_CSTS_SHST_MASK) | NVME_SHST_COMPLETE << NVME_CSTS_SHST_SHIFT);
     nvme_dev_kick(dev);
 }
 
@@ -335,7 +337,7 @@ void nvme_regs_settle(struct nvme_dev *dev)
     if (dev->dropping && dev->inflight == 0)
         reset_end(dev);
     if (dev->shutdown_wanted && dev->inflight == 0 && !dev->shutdown_flushing &&
-        !(dev->hold & NVME_HOLD_SUSPENDED)) {
+        !(dev->hold & (NVME_HOLD_SUSPENDED | NVME_HOLD_QUIT))) {
         nvme_dev_post(dev); /* what has finished is seen before the end is */
         shutdown_step(dev);
     }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Submission queues. A batch is copied into records, published by one store of the queue's head, and only then executed:
- * a record at or beyond the stored head is void, its command will be fetched again. */
+ * Submission queues. A batch is copied into records, published by one store of the queue's head,
+ * and only then executed: a record at or beyond the stored head is void, its command will be
+ * fetched again. */
 #include "devices/nvme/inside.h"
 
 #include "base/log.h"
@@ -229,7 +230,10 @@ void nvme_req_end(struct nvme_req *req, nvme_status status)
     if (unlikely(status == NVME_SC_ABORT_REQUESTED)) {
         dev->settle = true;
         if (dev->keeping) {
-            req->state = NVME_REQ_FREE; /* the record stays: it is the next service's */
+            /* The record stays: it is the next service's. Nothing has died of it. */
+            atomic_store_explicit(&req->rec->starts, (uint8_t)(atomic_load(&req->rec->starts) - 1),
+                                  memory_order_release);
+            req->state = NVME_REQ_FREE;
             return;
         }
         if (sq->delete_req) {

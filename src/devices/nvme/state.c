@@ -26,8 +26,8 @@ static uint64_t boot_ms(void)
 static void default_features(struct nvme_state_features *f)
 {
     memset(f, 0, sizeof(*f));
-    f->arbitration = 7;   /* no burst limit */
-    f->temp_over = 343;   /* K: 70 C */
+    f->arbitration = 7; /* no burst limit */
+    f->temp_over = 343; /* K: 70 C */
     f->write_cache = 1;
 }
 

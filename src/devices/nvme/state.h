@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * devices/nvme/state.h - the device part of a function's state memory: everything about an NVMe controller that has to
- * outlive the service. An ABI between service versions: change it only together with NVME_STATE_VERSION.
- * Written by the service that holds the lease, read by the next one, which checks it as foreign input. */
+ * devices/nvme/state.h - the device part of a function's state memory: everything about an NVMe
+ * controller that has to outlive the service. An ABI between service versions: change it only
+ * together with NVME_STATE_VERSION. Written by the service that holds the lease, read by the next
+ * one, which checks it as foreign input. */
 #ifndef DEVICES_NVME_STATE_H
 #define DEVICES_NVME_STATE_H
 
@@ -48,13 +49,14 @@ struct nvme_state_head {
     _Alignas(64) struct nvme_state_identity identity;
 };
 
-/* The life of the controller. seq: an admin record's free-running index + 1, so that a command which is executed
- * again after a crash recognises its own effect. */
+/* The life of the controller. seq: an admin record's free-running index + 1, so that a command
+ * which is executed again after a crash recognises its own effect. */
 struct nvme_state_life {
-    _Alignas(64) _Atomic uint32_t generation; /* +1 with every reset: records of another one are void */
-    _Atomic uint32_t enabled;                 /* queues are valid */
-    _Atomic uint32_t recovering;              /* adoptions begun and not ended */
-    _Atomic uint32_t cc;                      /* last value acted upon */
+    _Alignas(64) _Atomic uint32_t
+        generation;              /* +1 with every reset: records of another one are void */
+    _Atomic uint32_t enabled;    /* queues are valid */
+    _Atomic uint32_t recovering; /* adoptions begun and not ended */
+    _Atomic uint32_t cc;         /* last value acted upon */
     uint64_t power_on_boot_ms;
     _Atomic uint64_t dbbuf_seq; /* 0: no shadow doorbells */
     uint64_t dbbuf_shadow, dbbuf_eventidx;
@@ -70,7 +72,7 @@ struct nvme_state_sq {
     uint64_t gpa;
     _Atomic uint64_t created_by, deleted_by;
     uint16_t cqid, reserved;
-    _Atomic uint32_t stopped; /* invalid doorbell: fetched no more */
+    _Atomic uint32_t stopped;           /* invalid doorbell: fetched no more */
     _Alignas(64) _Atomic uint64_t head; /* free-running */
     _Atomic uint32_t slots_used;        /* slots at and above were never used */
 };
@@ -106,7 +108,8 @@ struct nvme_record {
     uint16_t qid;
     _Atomic uint8_t starts; /* services that have begun to execute it */
     uint8_t reserved;
-    _Atomic uint64_t intent; /* free-running CQ index + 1; 0: none. The three below are valid with it */
+    _Atomic uint64_t
+        intent; /* free-running CQ index + 1; 0: none. The three below are valid with it */
     uint32_t dw0;
     uint16_t status, sqhd;
     uint8_t reserved32[32];
@@ -136,7 +139,8 @@ struct nvme_record *nvme_state_slots(struct nvme_state *st, uint32_t max_depth, 
 void nvme_state_init(struct nvme_state *st, uint32_t max_depth);
 /* 0, or -EPROTO with the field that does not fit this service. */
 int nvme_state_check(const struct nvme_state *st, uint32_t max_depth, struct err *err);
-/* Controller reset: no queues, no records, default features; identity, namespaces and counters stay. */
+/* Controller reset: no queues, no records, default features; identity, namespaces and counters
+ * stay. */
 void nvme_state_reset(struct nvme_state *st);
 
 /* Entry of a namespace, or NULL. add: a free or existing entry; NULL when full. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * devices/nvme/test_host.h - for the tests of this room: a machine (shared memory that stands for snap_emu's), a small host
- * driver on it, a service (device and function) that may live in this process or in a child, and a disk in memory whose
- * requests can be made to wait. */
+ * devices/nvme/test_host.h - for the tests of this room: a machine (shared memory that stands for
+ * snap_emu's), a small host driver on it, a service (device and function) that may live in this
+ * process or in a child, and a disk in memory whose requests can be made to wait. */
 #ifndef DEVICES_NVME_TEST_HOST_H
 #define DEVICES_NVME_TEST_HOST_H
 
@@ -226,8 +226,8 @@ static inline int service_try(struct service *s, struct machine *m, const struct
     parts.reactor = s->reactor;
     parts.dev = s->dev;
     s->f = function_create(&parts);
-    function_add_region(s->f, guest_region_open(1, 0, RAM_BYTES, m->ram_fd, 0,
-                                                GUEST_READ | GUEST_WRITE, err));
+    function_add_region(
+        s->f, guest_region_open(1, 0, RAM_BYTES, m->ram_fd, 0, GUEST_READ | GUEST_WRITE, err));
     if (function_adopt(s->f, err) < 0)
         return err->code;
     ns.bdev = s->bdev;
@@ -250,13 +250,16 @@ static inline void quit_done(void *arg, int rc, const struct err *err)
     *(bool *)arg = true;
 }
 
-static inline void service_stop(struct service *s)
+/* carry: what is with the disk is cancelled and stays recorded, as when a release cannot drain. */
+static inline void service_end(struct service *s, bool carry)
 {
     bool done = false;
 
     disk.hold = false;
     nvme_dev_quit(s->dev, quit_done, &done);
+    s->dev->keeping = carry;
     while (disk.nwaiting) {
+        disk.waiting[0].cancelled |= carry;
         disk_release(0);
         nvme_dev_settle(s->dev);
     }
@@ -270,6 +273,11 @@ static inline void service_stop(struct service *s)
     assert_int_equal(bdev_unregister(s->bdev, NULL, NULL, NULL), 0);
     bdev_set_destroy(s->bdevs);
     reactor_destroy(s->reactor);
+}
+
+static inline void service_stop(struct service *s)
+{
+    service_end(s, false);
 }
 
 static inline void service_turn(struct service *s)
@@ -302,11 +310,12 @@ static inline void host_reg(struct host *h, uint32_t offset, uint32_t size, uint
         usleep(100);
     for (uint32_t i = 0; i < size; i += 4)
         atomic_store(&st->emu.reg_host[(offset + i) / 4], (uint32_t)(value >> 8 * i));
-    st->log[tail % STATE_LOG_ENTRIES] = (struct state_reg_write){.offset = offset,
-                                                                 .size = size,
-                                                                 .value = value,
-                                                                 .epoch = atomic_load(&st->emu.epoch),
-                                                                 .seq = tail};
+    st->log[tail % STATE_LOG_ENTRIES] =
+        (struct state_reg_write){.offset = offset,
+                                 .size = size,
+                                 .value = value,
+                                 .epoch = atomic_load(&st->emu.epoch),
+                                 .seq = tail};
     atomic_store_explicit(&st->emu.log_tail, tail + 1, memory_order_release);
 }
 

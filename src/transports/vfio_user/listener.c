@@ -78,9 +78,12 @@ static void refuse(struct vfio_user *vu, int fd)
 static void incoming(struct watch *w, uint32_t events)
 {
     struct vfio_user *vu = container_of(w, struct vfio_user, listen_watch);
-    int fd = accept4(vu->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    int fd;
 
     (void)events;
+    if (vu->draining)
+        return; /* reported in the same turn in which the last client left */
+    fd = accept4(vu->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0)
         return;
     if (vu->session->fd >= 0)

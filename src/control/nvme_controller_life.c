@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The life of an NVMe controller: suspended, resumed, shown namespaces, destroyed. */
+#include "control/inside.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* ---- calls on one controller that answer true later ---- */
+
+struct action {
+    struct control_ctx *ctx;
+    struct rpc_request *req;
+    char nqn[NVME_NQN_MAX + 1], ctrl_id[64];
+    uint32_t nsid;
+    void (*success)(struct action *act); /* saves what has changed */
+};
+
+static struct action *action_create(struct control_ctx *ctx, struct rpc_request *req,
+                                    const struct nvme_ctrl *ctrl,
+                                    void (*success)(struct action *act))
+{
+    struct nvme_ctrl_info info = nvme_ctrl_get_info(ctrl);
+    struct action *act = calloc(1, sizeof(*act));
+
+    if (!act) {
+        rpc_error(req, -ENOMEM, "out of memory");
+        return NULL;
+    }
+    act->ctx = ctx;
+    act->req = req;
+    act->success = success;
+    snprintf(act->nqn, sizeof(act->nqn), "%s", nvme_subsystem_get_info(info.subsystem).nqn);
+    snprintf(act->ctrl_id, sizeof(act->ctrl_id), "%s", info.ctrl_id);
+    return act;
+}
+
+static void acted(void *arg, int rc, const struct err *err)
+{
+    struct action *act = arg;
+
+    if (rc == 0) {
+        if (act->success)
+            act->success(act);
+        rpc_true(act->req);
+    } else if (err && err->msg[0]) {
+        rpc_error(act->req, rc, "%s", err->msg);
+    } else {
+        rpc_error(act->req, rc, "controller '%s'", act->ctrl_id);
+    }
+    free(act);
+}
+
+#define CTRL_ID(type)                                                                              \
+    {                                                                                              \
+        "ctrl_id", RPC_STR, offsetof(struct type, ctrl_id), RPC_REQUIRED | RPC_NAME, "controller", \
+            "-c", "ctrl", 0, 0, 0                                                                  \
+    }
+
+struct destroy_args {
+    const char *ctrl_id;
+    bool force, release_msix;
+};
+static const struct rpc_param destroy_params[] = {
+    CTRL_ID(destroy_args),
+    {"force", RPC_BOOL, offsetof(struct destroy_args, force), 0,
+     "also a PF whose VFs have controllers, or a plugged hot-plug function", "-f", NULL, 0, 0, 0},
+    {"release_msix", RPC_BOOL, offsetof(struct destroy_args, release_msix), RPC_UNSUPPORTED,
+     "give a VF's vectors back", NULL, NULL, 0, 0, 0},
+};
+
+struct vf_search {
+    int32_t pf_index;
+    char ctrl_id[64];
+};
+
+static void compare_pf(struct nvme_ctrl *ctrl, void *arg)
+{
+    struct vf_search *s = arg;
+    struct nvme_ctrl_info info = nvme_ctrl_get_info(ctrl);
+
+    if (info.function && info.function->vf_index >= 0 && info.function->pf_index == s->pf_index)
+        snprintf(s->ctrl_id, sizeof(s->ctrl_id), "%s", info.ctrl_id);
+}
+
+static void save_destroyed(struct action *act)
+{
+    save_drop(act->req, key_of_controller(act->nqn, act->ctrl_id));
+    forget_run_state(act->ctx, act->ctrl_id);
+}
+
+static void nvme_controller_destroy(void *arg, struct rpc_request *req, const void *args)
+{
+    const struct destroy_args *a = args;
+    struct control_ctx *ctx = arg;
+    struct nvme_ctrl *ctrl = need_controller(ctx, req, a->ctrl_id);
+    const struct link_function_info *f = ctrl ? nvme_ctrl_get_info(ctrl).function : NULL;
+    struct action *act;
+
+    if (!ctrl)
+        return;
+    if (f && !a->force && f->vf_index < 0) {
+        struct vf_search s = {f->pf_index, ""};
+
+        nvme_ctrl_for_each(ctx->subsystems, compare_pf, &s);
+        if (s.ctrl_id[0]) {
+            rpc_error(req, -EBUSY,
+                      "controller '%s' of the PF cannot go before '%s' of its VF (or use force)",
+                      a->ctrl_id, s.ctrl_id);
+            return;
+        }
+        if (f->hotplugged && f->host_connected) {
+            rpc_error(req, -EBUSY, "controller '%s' is plugged (unplug it first, or use force)",
+                      a->ctrl_id);
+            return;
+        }
+    }
+    act = action_create(ctx, req, ctrl, save_destroyed);
+    if (act)
+        nvme_ctrl_destroy(ctrl, acted, act);
+}
+
+/* ---- suspend, resume ---- */
+
+struct suspend_args {
+    const char *ctrl_id;
+    uint64_t timeout_ms;
+    bool admin_only, live_update_notifier, force;
+};
+static const struct rpc_param suspend_params[] = {
+    CTRL_ID(suspend_args),
+    {"timeout_ms", RPC_U64, offsetof(struct suspend_args, timeout_ms), 0,
+     "longest wait for I/O in flight (default: none)", "-t", NULL, 0, 0, 3600000},
+    {"admin_only", RPC_BOOL, offsetof(struct suspend_args, admin_only), 0,
+     "stop admin commands only; I/O goes on. Not saved", NULL, NULL, 0, 0, 0},
+    {"live_update_notifier", RPC_BOOL, offsetof(struct suspend_args, live_update_notifier),
+     RPC_UNSUPPORTED, "tell the destination of a live update", "-lu", NULL, 0, 0, 0},
+    {"force", RPC_BOOL, offsetof(struct suspend_args, force), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0,
+     0},
+};
+
+static void save_run_state(struct action *act)
+{
+    save_put(act->req, key_of_run_state(act->nqn, act->ctrl_id));
+}
+
+static void nvme_controller_suspend(void *arg, struct rpc_request *req, const void *args)
+{
+    const struct suspend_args *a = args;
+    struct control_ctx *ctx = arg;
+    struct nvme_ctrl *ctrl = need_controller(ctx, req, a->ctrl_id);
+    struct action *act;
+
+    if (!ctrl)
+        return;
+    if (rpc_replaying(req)) {
+        remember_run_state(ctx, a->ctrl_id, false);
+        rpc_true(req);
+        return;
+    }
+    act = action_create(ctx, req, ctrl, a->admin_only ? NULL : save_run_state);
+    if (act)
+        nvme_ctrl_suspend(ctrl, a->admin_only, a->timeout_ms, acted, act);
+}
+
+struct resume_args {
+    const char *ctrl_id;
+};
+static const struct rpc_param resume_params[] = {CTRL_ID(resume_args)};
+
+static void nvme_controller_resume(void *arg, struct rpc_request *req, const void *args)
+{
+    const struct resume_args *a = args;
+    struct control_ctx *ctx = arg;
+    struct nvme_ctrl *ctrl = need_controller(ctx, req, a->ctrl_id);
+    struct action *act;
+
+    if (!ctrl)
+        return;
+    if (rpc_replaying(req)) {
+        remember_run_state(ctx, a->ctrl_id, true);
+        rpc_true(req);
+        return;
+    }
+    /* The same key as of suspend: the later call counts. */
+    act = action_create(ctx, req, ctrl, save_run_state);
+    if (act)
+        nvme_ctrl_resume(ctrl, acted, act);
+}
+
+/* ---- namespaces of a controller ---- */
+
+struct ns_args {
+    const char *ctrl_id;
+    uint32_t nsid;
+};
+static const struct rpc_param ns_params[] = {
+    CTRL_ID(ns_args),
+    {"nsid", RPC_U32, offsetof(struct ns_args, nsid), RPC_REQUIRED, "namespace identifier", "-n",
+     NULL, 0, 1, 0xfffffffe},
+};
+
+struct holder_search {
+    const struct nvme_ns *ns;
+    struct nvme_ctrl *ctrl, *holder;
+};
+
+static void compare_ns(struct nvme_ns *ns, void *arg)
+{
+    struct holder_search *s = arg;
+
+    if (ns == s->ns)
+        s->holder = s->ctrl;
+}
+
+static void search_ctrl(struct nvme_ctrl *ctrl, void *arg)
+{
+    struct holder_search *s = arg;
+
+    s->ctrl = ctrl;
+    nvme_ctrl_ns_for_each(ctrl, compare_ns, s);
+}
+
+static void save_attached(struct action *act)
+{
+    save_put(act->req, key_of_attachment(act->nqn, act->ctrl_id, act->nsid));
+}
+
+static void save_detached(struct action *act)
+{
+    save_drop(act->req, key_of_attachment(act->nqn, act->ctrl_id, act->nsid));
+}
+
+/* NULL: answered. */
+static struct nvme_ns *need_namespace(struct rpc_request *req, struct nvme_ctrl *ctrl,
+                                      uint32_t nsid)
+{
+    struct nvme_subsystem *ss = nvme_ctrl_get_info(ctrl).subsystem;
+    struct nvme_ns *ns = nvme_ns_find(ss, nsid);
+
+    if (!ns)
+        rpc_error(req, -ENODEV, "no namespace %u in '%s'", nsid, nvme_subsystem_get_info(ss).nqn);
+    return ns;
+}
+
+static void nvme_controller_attach_ns(void *arg, struct rpc_request *req, const void *args)
+{
+    const struct ns_args *a = args;
+    struct control_ctx *ctx = arg;
+    struct nvme_ctrl *ctrl = need_controller(ctx, req, a->ctrl_id);
+    struct nvme_ns *ns = ctrl ? need_namespace(req, ctrl, a->nsid) : NULL;
+    struct holder_search s = {.ns = ns};
+    struct action *act;
+
+    if (!ns)
+        return;
+    nvme_ctrl_for_each(ctx->subsystems, search_ctrl, &s);
+    if (s.holder == ctrl) {
+        rpc_error(req, -EEXIST, "namespace %u is attached to '%s' already", a->nsid, a->ctrl_id);
+        return;
+    }
+    if (s.holder) { /* shared namespaces need reservations and more; the product has none either */
+        rpc_error(req, -EBUSY, "namespace %u is attached to '%s'; namespaces cannot be shared",
+                  a->nsid, nvme_ctrl_get_info(s.holder).ctrl_id);
+        return;
+    }
+    act = action_create(ctx, req, ctrl, save_attached);
+    if (!act)
+        return;
+    act->nsid = a->nsid;
+    nvme_ctrl_attach_ns(ctrl, ns, acted, act);
+}
+
+static void nvme_controller_detach_ns(void *arg, struct rpc_request *req, const void *args)
+{
+    const struct ns_args *a = args;
+    struct control_ctx *ctx = arg;
+    struct nvme_ctrl *ctrl = need_controller(ctx, req, a->ctrl_id);
+    struct nvme_ns *ns = ctrl ? need_namespace(req, ctrl, a->nsid) : NULL;
+    struct holder_search s = {.ns = ns};
+    struct action *act;
+
+    if (!ns)
+        return;
+    search_ctrl(ctrl, &s);
+    if (!s.holder) {
+        rpc_error(req, -ENODEV, "namespace %u is not attached to '%s'", a->nsid, a->ctrl_id);
+        return;
+    }
+    act = action_create(ctx, req, ctrl, save_detached);
+    if (!act)
+        return;
+    act->nsid = a->nsid;
+    nvme_ctrl_detach_ns(ctrl, ns, acted, act);
+}
+
+static const struct rpc_method methods[] = {
+    {"nvme_controller_destroy", RPC_PARAMS(destroy_params), sizeof(struct destroy_args),
+     nvme_controller_destroy, "close a controller and give its function back", RPC_JOURNAL, "true"},
+    {"nvme_controller_suspend", RPC_PARAMS(suspend_params), sizeof(struct suspend_args),
+     nvme_controller_suspend, "stop fetching commands and finish those in flight", RPC_JOURNAL,
+     "true"},
+    {"nvme_controller_resume", RPC_PARAMS(resume_params), sizeof(struct resume_args),
+     nvme_controller_resume, "serve commands (again)", RPC_JOURNAL, "true"},
+    {"nvme_controller_attach_ns", RPC_PARAMS(ns_params), sizeof(struct ns_args),
+     nvme_controller_attach_ns, "show a namespace to the host", RPC_JOURNAL, "true"},
+    {"nvme_controller_detach_ns", RPC_PARAMS(ns_params), sizeof(struct ns_args),
+     nvme_controller_detach_ns, "take a namespace away from the host", RPC_JOURNAL, "true"},
+};
+const struct rpc_method_table nvme_controller_life_methods = RPC_TABLE(methods);
