@@ -118,6 +118,7 @@ struct service {
     int pidfd, fence_fd;
     struct watch pid_watch, fence_watch;
     bool dead, hung_up;
+    struct timer overdue; /* tells the operator when the fence does not pass */
     /* how to wake its reactors */
     struct wake_page *wake; /* foreign */
     uint32_t reactors;

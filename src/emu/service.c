@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+enum { FENCE_OVERDUE_MS = 10000 };
 enum { HELLO_FDS = 3 }; /* pidfd, fence pipe, wake page; then the eventfds */
 
 /* ---- what a service hands over ---- */
@@ -111,6 +112,7 @@ static int take_descriptors(struct service *s, pid_t peer, int *fds, unsigned nf
 
 void service_free(struct service *s)
 {
+    timer_cancel(&s->overdue);
     fence_unwatch(s);
     list_remove(&s->node);
     fd_close(&s->pidfd);
@@ -205,6 +207,17 @@ void service_conn_lost(struct service *s)
     service_fence_moved(s);
 }
 
+static void fence_overdue(struct timer *t)
+{
+    struct service *s = container_of(t, struct service, overdue);
+
+    log_line(LOG_WARNING, "emu",
+             "service %s (pid %u) is dead, but its fence has not passed for more than %d s: the "
+             "kernel has not "
+             "finished its I/O, or another process holds its fence pipe; %u functions wait",
+             s->name, s->pid, FENCE_OVERDUE_MS / 1000, s->nleases);
+}
+
 void service_fence_moved(struct service *s)
 {
     if (s->ending || !s->dead)
@@ -215,6 +228,8 @@ void service_fence_moved(struct service *s)
     s->ending = false;
     if (s->nleases > 0 && !fence_passed(s)) {
         show_leases(s);
+        if (!s->overdue.armed)
+            timer_arm(s->emu->reactor, &s->overdue, FENCE_OVERDUE_MS, fence_overdue);
         return;
     }
     if (s->nleases > 0)

@@ -3,6 +3,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "link/crash.h"
 #include "link/inside.h"
 
 #include <errno.h>
@@ -48,6 +49,7 @@ void function_destroy(struct function *f)
         fd_close(&f->irq_fds[i]);
     guest_map_destroy(f->map);
     if (f->parts.owned) {
+        crash_mark_remove(f->parts.state);
         munmap(f->parts.state, f->parts.state_bytes);
         munmap((void *)f->parts.doorbells, 4096);
     }
@@ -176,6 +178,8 @@ int function_adopt(struct function *f, struct err *err)
 {
     int rc = f->parts.ops->adopt(f->parts.dev, f, err);
 
+    if (f->parts.owned)
+        crash_mark_add(f->parts.state); /* not earlier: adoption asks what the last holder left */
     f->adopted = rc == 0;
     if (f->adopted)
         function_kick(f);

@@ -45,8 +45,8 @@ enum link_type {
     LINK_READY,
     LINK_FUNCTION, /* what a function is now; again after every change, to all services */
     LINK_OPENED,   /* rc; on success fds: state memory, doorbell memfd (the doorbells are at file
-                    * offset   STATE_DOORBELL_OFFSET, see state_memory.h). LINK_MEM_ADD, LINK_IRQ of all
-                    * that is there, then LINK_SYNCED */
+                    * offset   STATE_DOORBELL_OFFSET, see state_memory.h). LINK_MEM_ADD, LINK_IRQ of
+                    * all   that is there, then LINK_SYNCED */
     LINK_SYNCED,
     LINK_RELEASED,
     LINK_MEM_ADD, /* fd */

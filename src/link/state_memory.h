@@ -64,6 +64,8 @@ struct state_svc {
     _Atomic uint64_t log_lost_seen;
     _Atomic uint32_t device_epoch; /* epoch the device part belongs to; others are void */
     _Atomic uint32_t initialized;  /* 1: images below are valid */
+    _Atomic uint32_t
+        crashed; /* 1: the holder died of a fault of its own (link/crash.h), not of SIGKILL */
     _Alignas(64) _Atomic uint32_t reg_dev[STATE_REG_BYTES / 4];
     _Atomic uint32_t reg_mask[STATE_REG_BYTES / 4];
     _Atomic uint32_t reg_dev_reset[STATE_REG_BYTES / 4];  /* reg_dev after a reset */

@@ -166,7 +166,8 @@ static void what_seal_makes_check_takes(void **state)
 {
     (void)state;
     for (unsigned mode = 0; mode < 4; mode++) {
-        for (uint8_t pda = 0; pda <= NVME_TCP_PDA_MAX; pda++) {
+        for (unsigned n_pda = 0; n_pda <= NVME_TCP_PDA_MAX; n_pda++) {
+            uint8_t pda = (uint8_t)n_pda;
             bool hdgst = mode & 1, ddgst = mode & 2;
             struct nvme_tcp_rules rules = {.ic_done = true,
                                            .hdgst = hdgst,

@@ -6,6 +6,7 @@
 #include "control/control.h"
 #include "guest/memory.h"
 #include "link/client.h"
+#include "link/crash.h"
 #include "rpc/server.h"
 #include "runtime/ring.h"
 #include "service/emu_start.h"
@@ -202,6 +203,7 @@ static int prepare(struct service *s, struct err *err)
             err, -ENAMETOOLONG,
             "run directory '%s': '%s/emu.sock' has more than %zu bytes: use a shorter one",
             o->run_dir, o->run_dir, sizeof(s->emu_socket) - 1);
+    crash_guard();
     guest_memory_guard();
     rc = fd_mkdirs(o->run_dir, 0750, err);
     if (rc == 0)
@@ -277,7 +279,8 @@ static void replayed(void *arg, unsigned ok, unsigned failed)
     control_replay_finished(&s->ctx, serve, s);
 }
 
-/* Inside the loop: bdevs and controllers take the thread that makes them for their control thread. */
+/* Inside the loop: bdevs and controllers take the thread that makes them for their control thread.
+ */
 static void start_replay(struct timer *t)
 {
     struct service *s = container_of(t, struct service, start);

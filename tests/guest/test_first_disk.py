@@ -6,6 +6,7 @@ One pair of guests for the whole module: booting is what costs.
 
 import json
 import random
+import threading
 import time
 
 import pytest
@@ -164,7 +165,11 @@ def test_the_target_goes_away_and_comes_back_without_an_error(disk):
     jobs = [disk.fio(f"nvme0n{n}", runtime=20, seed=60 + n, size=32) for n in (1, 2)]
     time.sleep(3)
     disk.target.unlink()
-    time.sleep(5)
+    for _ in range(3):  # and the service dies meanwhile, again and again, with the same commands in its hands
+        time.sleep(1)
+        disk.snap.kill_service()
+        disk.snap.start_service()
+    time.sleep(2)
     disk.target.link()
     for job in jobs:
         finished(job)
@@ -186,8 +191,11 @@ def test_the_guest_reboots_while_the_service_is_alive(disk):
 
 def test_the_guest_reboots_while_the_service_is_dead(disk):
     disk.snap.kill_service()
-    disk.vm.reset()
-    disk.snap.start_service()
+    # The firmware waits for the disk to become ready, as long as CAP.TO says.
+    later = threading.Timer(8, disk.snap.start_service)
+    later.start()
+    disk.vm.reset(timeout=120)
+    later.join()
     disk.vm.wait("test -b /dev/nvme0n3", timeout=60)
     finished(disk.fio("nvme0n3", seed=81, size=16))
     finished(disk.fio("nvme0n1", seed=82, size=16))

@@ -128,10 +128,10 @@ static void verify(struct slot *s, const char *when)
         fill(want, w->block_bytes, w->base + block, w->version[block]);
         if (memcmp(want, s->buf + (size_t)i * w->block_bytes, w->block_bytes) == 0)
             continue;
-        memcpy(&got, s->buf + (size_t)i * w->block_bytes, 8);
-        memcpy(&expected, want, 8);
+        memcpy(&got, s->buf + (size_t)i * w->block_bytes, sizeof(got));
+        memcpy(&expected, want, sizeof(expected));
         complain("%s: bdev %s block %llu version %u: wrong data (%016llx, expected %016llx)", when,
-                 bdev_name(w->bd), (unsigned long long)(w->base + block), w->version[block],
+                 bdev_name(w->bd), (unsigned long long)w->base + block, w->version[block],
                  (unsigned long long)got, (unsigned long long)expected);
     }
 }

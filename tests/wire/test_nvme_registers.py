@@ -162,8 +162,7 @@ def test_shutdown_during_io_and_enable_again(nvme, neighbour):
     nvme.read(0, 1)
 
 
-@pytest.mark.parametrize("index,value", [(2 * 9, 1), (2 * 9 + 1, 1), (2, 64), (2, 0xffff), (2, 0xffffffff), (3, 64),
-                                         (3, 0xffff), (2 * 511, 3)])
+@pytest.mark.parametrize("index,value", [(2 * 9, 1), (2 * 9 + 1, 1), (2, 64), (2, 0xffff), (2, 0xffffffff)])
 def test_bad_doorbell_is_an_event_and_stops_that_queue_only(nvme, index, value, neighbour):
     aer = nvme.admin.submit(sqe(ASYNC_EVENT))
     nvme.read(0, 1)
@@ -178,9 +177,16 @@ def test_bad_doorbell_is_an_event_and_stops_that_queue_only(nvme, index, value, 
     assert nvme.read(0, 1) == pattern(11, 512)
 
 
-def test_cq_head_beyond_the_tail_is_no_crash(nvme, neighbour):
+@pytest.mark.parametrize("index,value", [(3, 64), (3, 0xffff), (2 * 511, 3), (3, 21)])
+def test_bad_cq_head_or_doorbell_beyond_all_queues_is_no_crash(nvme, neighbour, index, value):
+    """A CQ head is looked at when room is needed, so that no event is owed at once; 21 is beyond the tail."""
     nvme.read(0, 1)
-    nvme.doorbell(3, (nvme.io[1].head + 20) % 64)
+    nvme.doorbell(index, value)
+    at = nvme.memory.alloc(4096)
+    for _ in range(60):
+        nvme.io[1].push(nvme.rw(READ, 0, 1, at))
+    nvme.io[1].ring()
+    time.sleep(0.05)
     nvme.identify(1)
     nvme.enable()
     nvme.create_io(1)

@@ -3,18 +3,12 @@
  * A host: options, the life of its associations (resolve, connect, set up, ready; lost: again after
  * a second, for ever), and what its I/O queues report. Thread: control. */
 #include "backends/nvme_of/host.h"
-#include "base/checked.h"
 #include "base/log.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-
-enum { DEFAULT_TIMEOUT_MS = 10000, DEFAULT_IO_TIMEOUT_MS = 30000, MAX_TIMEOUT_MS = 600000 };
 
 static void begin(struct nvme_of_host *h);
 
@@ -80,7 +74,7 @@ static void host_free(struct nvme_of_host *h)
     list_remove(&h->node);
     resolve_abandon(h->resolve);
     if (h->admin.r) {
-        steps_stop(h);
+        admin_stop(h);
         tcp_close(&h->admin);
         tcp_fini(&h->admin);
     }
@@ -97,7 +91,7 @@ static void disconnect(struct nvme_of_host *h)
 {
     resolve_abandon(h->resolve);
     h->resolve = NULL;
-    steps_stop(h);
+    admin_stop(h);
     tcp_close(&h->admin);
     timer_cancel(&h->reconnect_timer);
     h->phase = HOST_WAITING;
@@ -157,7 +151,7 @@ static void maybe_detached(struct nvme_of_host *h)
 {
     if (!h->deleting || h->leaving > 0 || h->nqueues > 0 || h->reconnect_timer.armed)
         return;
-    if (!steps_shutdown(h))
+    if (!admin_shutdown(h))
         timer_arm(h->of->control, &h->reconnect_timer, 0, detach_last);
 }
 
@@ -371,131 +365,6 @@ void host_rescanned(struct nvme_of_host *h)
         tell_changed(h);
 }
 
-/* ---- options ---- */
-
-static int copy_text(char *out, size_t size, const char *text, const char *what, struct err *err)
-{
-    if (!text || !text[0])
-        return err_set(err, -EINVAL, "%s is missing", what);
-    if (strlen(text) >= size)
-        return err_set(err, -EINVAL, "%s is longer than %zu bytes", what, size - 1);
-    strcpy(out, text);
-    return 0;
-}
-
-static int check_port(const char *text, const char *what, struct err *err)
-{
-    char *end;
-    unsigned long port = strtoul(text, &end, 10);
-
-    if (!text[0] || *end || port == 0 || port > 65535)
-        return err_set(err, -EINVAL, "%s '%s' is not a port number (1 to 65535)", what, text);
-    return 0;
-}
-
-static int copy_local(struct nvme_of_host *h, const struct nvme_of_opts *o, struct err *err)
-{
-    struct sockaddr_in *in = (void *)&h->local;
-    struct sockaddr_in6 *in6 = (void *)&h->local;
-    in_port_t port = 0;
-
-    if (o->hostsvcid && o->hostsvcid[0]) {
-        int rc = check_port(o->hostsvcid, "hostsvcid", err);
-
-        if (rc)
-            return rc;
-        /* Admin and I/O queues are several connections. */
-        if (!o->hostaddr || !o->hostaddr[0])
-            return err_set(err, -EINVAL, "hostsvcid needs hostaddr");
-        return err_set(err, -EOPNOTSUPP,
-                       "hostsvcid is not supported: each queue has a connection of its own");
-    }
-    if (!o->hostaddr || !o->hostaddr[0])
-        return 0;
-    if (inet_pton(AF_INET, o->hostaddr, &in->sin_addr) == 1) {
-        in->sin_family = AF_INET;
-        in->sin_port = port;
-    } else if (inet_pton(AF_INET6, o->hostaddr, &in6->sin6_addr) == 1) {
-        in6->sin6_family = AF_INET6;
-        in6->sin6_port = port;
-    } else {
-        return err_set(err, -EINVAL, "hostaddr '%s' is not an IP address", o->hostaddr);
-    }
-    if (h->family != AF_UNSPEC && h->family != h->local.ss_family)
-        return err_set(err, -EINVAL, "hostaddr '%s' is not of family %s", o->hostaddr, o->adrfam);
-    h->family = h->local.ss_family;
-    return copy_text(h->hostaddr, sizeof(h->hostaddr), o->hostaddr, "hostaddr", err);
-}
-
-static int copy_address(struct nvme_of_host *h, const struct nvme_of_opts *o, struct err *err)
-{
-    int rc;
-
-    if (o->trtype && strcasecmp(o->trtype, "TCP") != 0)
-        return err_set(err, -EOPNOTSUPP, "trtype '%s' is not supported (TCP is)", o->trtype);
-    if (!o->adrfam || !o->adrfam[0])
-        h->family = AF_UNSPEC;
-    else if (strcasecmp(o->adrfam, "IPv4") == 0)
-        h->family = AF_INET;
-    else if (strcasecmp(o->adrfam, "IPv6") == 0)
-        h->family = AF_INET6;
-    else
-        return err_set(err, -EINVAL, "adrfam '%s' is neither IPv4 nor IPv6", o->adrfam);
-    rc = copy_text(h->traddr, sizeof(h->traddr), o->traddr, "traddr", err);
-    if (!rc)
-        rc = copy_text(h->trsvcid, sizeof(h->trsvcid),
-                       o->trsvcid && o->trsvcid[0] ? o->trsvcid : "4420", "trsvcid", err);
-    if (!rc)
-        rc = check_port(h->trsvcid, "trsvcid", err);
-    if (!rc)
-        rc = copy_local(h, o, err);
-    return rc;
-}
-
-static void default_hostnqn(struct nvme_of_host *h)
-{
-    char uuid[37];
-
-    bdev_uuid_format(&h->of->hostid, uuid);
-    snprintf(h->hostnqn, sizeof(h->hostnqn), "nqn.2014-08.org.nvmexpress:uuid:%s", uuid);
-}
-
-static uint32_t bounded_ms(uint64_t ms, uint32_t fallback)
-{
-    return ms == 0 ? fallback : (uint32_t)MIN(ms, (uint64_t)MAX_TIMEOUT_MS);
-}
-
-static int copy_options(struct nvme_of_host *h, const struct nvme_of_opts *o, struct err *err)
-{
-    int rc = copy_text(h->name, sizeof(h->name), o->name, "name", err);
-
-    if (!rc)
-        rc = copy_address(h, o, err);
-    if (!rc)
-        rc = copy_text(h->subnqn, sizeof(h->subnqn), o->subnqn, "subnqn", err);
-    if (!rc && o->hostnqn && o->hostnqn[0])
-        rc = copy_text(h->hostnqn, sizeof(h->hostnqn), o->hostnqn, "hostnqn", err);
-    else if (!rc)
-        default_hostnqn(h);
-    if (rc)
-        return rc;
-    h->hdgst = o->hdgst;
-    h->ddgst = o->ddgst;
-    h->no_sq_flow = o->disable_sq_flow;
-    h->want_queues =
-        o->num_io_queues ? MIN(o->num_io_queues, (unsigned)NOF_MAX_QUEUES) : NOF_MAX_QUEUES;
-    h->max_queues = h->want_queues;
-    h->max_bdevs = o->max_bdevs ? MIN(o->max_bdevs, (unsigned)NOF_MAX_BDEVS) : 128;
-    h->phase_timeout_ms = bounded_ms(o->connect_timeout_us / 1000, DEFAULT_TIMEOUT_MS);
-    if (o->connect_timeout_us && o->connect_timeout_us < 1000)
-        h->phase_timeout_ms = 1;
-    h->keep_alive_ms = bounded_ms(o->keep_alive_ms, DEFAULT_TIMEOUT_MS);
-    h->io_timeout_ms = bounded_ms(o->io_timeout_ms, DEFAULT_IO_TIMEOUT_MS);
-    h->changed = o->changed;
-    h->changed_arg = o->changed_arg;
-    return 0;
-}
-
 static int add_known(struct nvme_of_host *h, const struct nvme_of_opts *o, struct err *err)
 {
     for (unsigned i = 0; i < o->nknown; i++) {
@@ -554,7 +423,7 @@ int nvme_of_attach(struct nvme_of *of, const struct nvme_of_opts *opts,
     h = host_create(of);
     if (!h)
         return err_set(err, -ENOMEM, "no memory for controller '%s'", opts->name);
-    rc = copy_options(h, opts, err);
+    rc = host_options(h, opts, err);
     if (rc)
         goto out;
     h->scan = calloc(h->max_bdevs, sizeof(*h->scan));

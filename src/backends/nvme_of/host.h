@@ -125,14 +125,17 @@ void host_rescanned(struct nvme_of_host *h);
 /* A queue's report, on the control thread. */
 void host_report(struct nvme_of_host *h, struct nof_queue *q, const struct nof_report *report);
 
-/* ---- steps.c: the admin queue ---- */
+/* ---- options.c ---- */
+int host_options(struct nvme_of_host *h, const struct nvme_of_opts *o, struct err *err);
+
+/* ---- admin.c: the admin queue, steps.c: what sets up a controller ---- */
 extern const struct tcp_ops admin_ops;
 void steps_rescan(struct nvme_of_host *h);
 /* Timers of the admin queue off. */
-void steps_stop(struct nvme_of_host *h);
+void admin_stop(struct nvme_of_host *h);
 /* Says the controller that we leave (CC.SHN); false: it cannot be said. The connection ends, or the
  * target answers: host_lost() runs then. */
-bool steps_shutdown(struct nvme_of_host *h);
+bool admin_shutdown(struct nvme_of_host *h);
 
 /* ---- namespace.c ---- */
 /* Registers the bdev of a namespace. 0 or -errno. */
@@ -145,7 +148,7 @@ bool ns_update(struct nof_ns *ns, const struct nvme_of_namespace *found, bool li
                const char *refused);
 extern const struct bdev_ops nvme_of_bdev_ops;
 
-/* ---- queue.c ---- */
+/* ---- queue.c, io.c ---- */
 /* On the reactor r: the queue of r, made when there is none yet; counted. */
 struct nof_queue *queue_get(struct nvme_of_host *h, struct reactor *r, struct err *err);
 void queue_put(struct nof_queue *q);

@@ -10,7 +10,6 @@
 
 enum {
     MAX_IO_BYTES = 1 << 30,
-    MAX_ENTRIES = 128,
     MIN_LBADS = 9,
     MAX_LBADS = 16,
 };
@@ -70,7 +69,7 @@ int nof_check_ctrl(const struct nvme_id_ctrl *raw, uint64_t cap, const char *sub
         return err_set(err, -EPROTO, "Identify says CNTLID %u, Connect said %u", c.cntlid, cntlid);
     if (NVME_CAP_MQES(cap) == 0)
         return err_set(err, -EPROTO, "the controller allows queues of one entry only (MQES 0)");
-    c.entries = (uint16_t)MIN(NVME_CAP_MQES(cap) + 1, (uint32_t)MAX_ENTRIES);
+    c.entries = (uint16_t)MIN(NVME_CAP_MQES(cap) + 1, (uint32_t)NOF_MAX_QUEUE_ENTRIES);
     if ((raw->sqes & 0xf) > 6 || (raw->sqes >> 4) < 6 || (raw->cqes & 0xf) > 4 ||
         (raw->cqes >> 4) < 4)
         return err_set(err, -EPROTO,
@@ -200,14 +199,14 @@ int nof_same_ns(const struct nvme_of_namespace *a, const struct nvme_of_namespac
 {
     char was[37], is[37];
 
-    if (memcmp(&a->uuid, &b->uuid, sizeof(a->uuid))) {
+    if (memcmp(&a->uuid, &b->uuid, sizeof(a->uuid)) != 0) {
         bdev_uuid_format(&a->uuid, was);
         bdev_uuid_format(&b->uuid, is);
         return err_set(err, -ESTALE, "its UUID was %s and is now %s", was, is);
     }
-    if (memcmp(a->nguid, b->nguid, sizeof(a->nguid)))
+    if (memcmp(a->nguid, b->nguid, sizeof(a->nguid)) != 0)
         return err_set(err, -ESTALE, "its NGUID has changed");
-    if (memcmp(a->eui64, b->eui64, sizeof(a->eui64)))
+    if (memcmp(a->eui64, b->eui64, sizeof(a->eui64)) != 0)
         return err_set(err, -ESTALE, "its EUI64 has changed");
     if (a->block_bytes != b->block_bytes)
         return err_set(err, -ESTALE, "its block size was %u and is now %u bytes", a->block_bytes,

@@ -8,6 +8,8 @@
 #include "backends/nvme_of/nvme_of.h"
 #include "spec/nvme.h"
 
+enum { NOF_MAX_QUEUE_ENTRIES = 128 };
+
 struct nof_ctrl {
     uint16_t cntlid, vid, oacs, oncs, kas;
     uint32_t ver, oaes;

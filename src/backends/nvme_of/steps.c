@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The admin queue of a host: the commands that set up a controller one after the other, keep-alive,
- * events. Thread: control. Whatever fails ends the connection by tcp_fail(); host_lost() hears of
- * it. */
-#include "backends/nvme_of/host.h"
+ * The commands that set up a controller, one after the other, and look at its namespaces (again).
+ * Thread: control. Whatever fails ends the connection by tcp_fail(); host_lost() hears of it. */
+#include "backends/nvme_of/admin.h"
 #include "backends/nvme_of/status.h"
 #include "base/log.h"
 
@@ -11,19 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum {
-    RDY_POLL_MS = 100,
-    EVENT_DELAY_MS = 100, /* between an event and the next request for one: a storm costs little */
-    SHUTDOWN_MS = 1000,
-    ADMIN_ENTRIES = 32,
-};
-
-typedef void (*answer_fn)(struct nvme_of_host *h, uint16_t status, const struct nvme_cqe *cqe);
-
-/* What a command of the admin queue is for: tcp_cmd.arg. */
-struct errand {
-    answer_fn answer;
-};
+enum { RDY_POLL_MS = 100, ADMIN_ENTRIES = 32 };
 
 enum { STEP_NEXT = 0, STEP_AGAIN = 1 };
 
@@ -35,24 +22,6 @@ struct step {
      * the next. */
     int (*end)(struct nvme_of_host *h, const struct nvme_cqe *cqe, struct err *err);
 };
-
-static void run_step(struct nvme_of_host *h);
-static void send_keep_alive(struct timer *t);
-static void send_event_request(struct nvme_of_host *h);
-
-static struct tcp_cmd *new_cmd(struct nvme_of_host *h, uint8_t opc, const struct errand *errand)
-{
-    struct tcp_cmd *cmd = tcp_cmd_get(&h->admin);
-
-    if (!cmd) { /* a few commands at a time use 32 slots: cannot be */
-        tcp_fail(&h->admin, -ENOBUFS, "no admin command slot");
-        return NULL;
-    }
-    cmd->sqe.opc = opc;
-    cmd->arg = (void *)(uintptr_t)errand;
-    cmd->timeout_ms = h->phase_timeout_ms;
-    return cmd;
-}
 
 static void data(struct nvme_of_host *h, struct tcp_cmd *cmd, uint32_t bytes, bool to_host)
 {
@@ -93,7 +62,7 @@ static int connect_end(struct nvme_of_host *h, const struct nvme_cqe *cqe, struc
     h->target.cntlid = NVME_CONNECT_CNTLID(dw0);
     if (h->target.cntlid > NVME_CNTLID_MAX)
         return err_set(err, -EPROTO, "the target gave the invalid CNTLID %u", h->target.cntlid);
-    timer_arm(h->of->control, &h->keep_alive_timer, MAX(h->keep_alive_ms / 2, 1U), send_keep_alive);
+    admin_start_keep_alive(h);
     return STEP_NEXT;
 }
 
@@ -105,16 +74,6 @@ static void property_get(struct tcp_cmd *cmd, uint32_t offset, bool wide)
     sqe->fctype = NVME_FCTYPE_PROPERTY_GET;
     sqe->attrib = wide ? 1 : 0;
     sqe->ofst = le32_of(offset);
-}
-
-static void property_set(struct tcp_cmd *cmd, uint32_t offset, uint32_t value)
-{
-    struct nvme_fabrics_property *sqe = (void *)&cmd->sqe;
-
-    sqe->opc = NVME_OPC_FABRICS;
-    sqe->fctype = NVME_FCTYPE_PROPERTY_SET;
-    sqe->ofst = le32_of(offset);
-    sqe->value = le64_of(value);
 }
 
 static bool cap_start(struct nvme_of_host *h, struct tcp_cmd *cmd)
@@ -141,16 +100,9 @@ static int vs_end(struct nvme_of_host *h, const struct nvme_cqe *cqe, struct err
     return STEP_NEXT;
 }
 
-static uint32_t cc_value(const struct nvme_of_host *h)
-{
-    return NVME_CC_EN | (uint32_t)NVME_CC_CSS_NVM << NVME_CC_CSS_SHIFT |
-           NVME_CAP_MPSMIN(h->cap) << NVME_CC_MPS_SHIFT | 6U << NVME_CC_IOSQES_SHIFT |
-           4U << NVME_CC_IOCQES_SHIFT;
-}
-
 static bool enable_start(struct nvme_of_host *h, struct tcp_cmd *cmd)
 {
-    property_set(cmd, NVME_REG_CC, cc_value(h));
+    admin_property_set(cmd, NVME_REG_CC, admin_cc(h));
     h->rdy_polls = 0;
     return true;
 }
@@ -393,7 +345,7 @@ static void steps_over(struct nvme_of_host *h)
     if (h->scanning) {
         h->scanning = false;
         host_rescanned(h);
-        send_event_request(h);
+        admin_want_events(h);
         if (h->rescan_wanted)
             steps_rescan(h);
         return;
@@ -402,7 +354,7 @@ static void steps_over(struct nvme_of_host *h)
         tcp_fail(&h->admin, err.code, "%s", err.msg);
         return;
     }
-    send_event_request(h);
+    admin_want_events(h);
     if (h->rescan_wanted)
         steps_rescan(h);
 }
@@ -410,7 +362,7 @@ static void steps_over(struct nvme_of_host *h)
 static void run_step(struct nvme_of_host *h)
 {
     while (h->step < STEPS) {
-        struct tcp_cmd *cmd = new_cmd(h, 0, &step_errand);
+        struct tcp_cmd *cmd = admin_cmd(h, 0, &step_errand);
 
         if (!cmd)
             return;
@@ -487,166 +439,15 @@ void steps_rescan(struct nvme_of_host *h)
     run_step(h);
 }
 
-/* ---- keep-alive ---- */
-
-static void keep_alive_answer(struct nvme_of_host *h, uint16_t status, const struct nvme_cqe *cqe)
+void steps_start(struct nvme_of_host *h)
 {
-    char text[160];
-
-    h->keep_alive_out = false;
-    if (status) {
-        nof_status_text(status, text, sizeof(text));
-        tcp_fail(&h->admin, -EIO, "Keep Alive: %s", text);
-    }
-}
-
-static const struct errand keep_alive_errand = {keep_alive_answer};
-
-static void send_keep_alive(struct timer *t)
-{
-    struct nvme_of_host *h = container_of(t, struct nvme_of_host, keep_alive_timer);
-    struct tcp_cmd *cmd;
-
-    if (h->keep_alive_out) {
-        tcp_fail(&h->admin, -ETIMEDOUT, "keep-alive not answered within %u ms",
-                 h->keep_alive_ms / 2);
-        return;
-    }
-    cmd = new_cmd(h, NVME_ADMIN_KEEP_ALIVE, &keep_alive_errand);
-    if (!cmd)
-        return;
-    cmd->timeout_ms = h->keep_alive_ms;
-    h->keep_alive_out = true;
-    tcp_submit(&h->admin, cmd);
-    tcp_flush(&h->admin);
-    timer_arm(h->of->control, &h->keep_alive_timer, MAX(h->keep_alive_ms / 2, 1U), send_keep_alive);
-}
-
-/* ---- events ---- */
-
-static void event_answer(struct nvme_of_host *h, uint16_t status, const struct nvme_cqe *cqe);
-static const struct errand event_errand = {event_answer};
-
-static void event_again(struct timer *t)
-{
-    struct nvme_of_host *h = container_of(t, struct nvme_of_host, event_timer);
-    struct tcp_cmd *cmd = new_cmd(h, NVME_ADMIN_ASYNC_EVENT, &event_errand);
-
-    if (!cmd)
-        return;
-    cmd->patient = true;
-    tcp_submit(&h->admin, cmd);
-    tcp_flush(&h->admin);
-}
-
-static bool event_request_out(struct nvme_of_host *h)
-{
-    for (struct tcp_cmd *cmd = NULL; (cmd = tcp_next_busy(&h->admin, cmd));)
-        if (cmd->arg == &event_errand)
-            return true;
-    return false;
-}
-
-static void send_event_request(struct nvme_of_host *h)
-{
-    if (!h->event_timer.armed && !event_request_out(h))
-        timer_arm(h->of->control, &h->event_timer, EVENT_DELAY_MS, event_again);
-}
-
-static void event_answer(struct nvme_of_host *h, uint16_t status, const struct nvme_cqe *cqe)
-{
-    uint32_t dw0 = le32_get(cqe->dw0);
-    unsigned type = dw0 & 7, info = (dw0 >> 8) & 0xff;
-    static struct log_limit limit;
-    char text[160];
-
-    if (status) { /* then there are no events; sizes are looked at again after each reconnect */
-        nof_status_text(status, text, sizeof(text));
-        log_line(LOG_WARNING, "nvme_of", "controller %s: no asynchronous events: %s", h->name,
-                 text);
-        return;
-    }
-    if (type == NVME_AER_NOTICE && info == NVME_AER_NOTICE_NS_ATTR) {
-        steps_rescan(h); /* asks for the next event when it is over */
-        if (!h->scanning)
-            send_event_request(h);
-        return;
-    }
-    log_limited(&limit, LOG_WARNING, "nvme_of", "controller %s: event type %u, information %02xh",
-                h->name, type, info);
-    send_event_request(h);
-}
-
-/* ---- leaving ---- */
-
-static void shutdown_answer(struct nvme_of_host *h, uint16_t status, const struct nvme_cqe *cqe)
-{
-    tcp_fail(&h->admin, -ESHUTDOWN, "shut down");
-}
-
-static const struct errand shutdown_errand = {shutdown_answer};
-
-bool steps_shutdown(struct nvme_of_host *h)
-{
-    struct tcp_cmd *cmd;
-
-    if (h->phase != HOST_READY || h->admin.state != TCP_UP)
-        return false;
-    steps_stop(h);
-    cmd = new_cmd(h, 0, &shutdown_errand);
-    if (!cmd)
-        return false;
-    property_set(cmd, NVME_REG_CC, cc_value(h) | (uint32_t)NVME_CC_SHN_NORMAL << NVME_CC_SHN_SHIFT);
-    cmd->timeout_ms = SHUTDOWN_MS;
-    tcp_submit(&h->admin, cmd);
-    tcp_flush(&h->admin);
-    return true;
-}
-
-void steps_stop(struct nvme_of_host *h)
-{
-    timer_cancel(&h->step_timer);
-    timer_cancel(&h->keep_alive_timer);
-    timer_cancel(&h->event_timer);
-    h->scanning = h->rescan_wanted = h->keep_alive_out = false;
-}
-
-/* ---- the connection ---- */
-
-static void admin_up(struct tcp_conn *c)
-{
-    struct nvme_of_host *h = container_of(c, struct nvme_of_host, admin);
-
     h->phase = HOST_SETTING_UP;
     h->step = STEP_CONNECT;
     run_step(h);
 }
 
-static void admin_done(struct tcp_conn *c, struct tcp_cmd *cmd)
+void steps_stop(struct nvme_of_host *h)
 {
-    struct nvme_of_host *h = container_of(c, struct nvme_of_host, admin);
-    const struct errand *errand = cmd->arg;
-    struct nvme_cqe cqe = cmd->cqe;
-
-    tcp_cmd_put(c, cmd);
-    errand->answer(h, le16_get(cqe.sf) >> 1, &cqe);
+    timer_cancel(&h->step_timer);
+    h->scanning = h->rescan_wanted = false;
 }
-
-static void admin_down(struct tcp_conn *c, const struct err *why)
-{
-    struct err copy = *why;
-
-    host_lost(container_of(c, struct nvme_of_host, admin), &copy);
-}
-
-static void admin_batch_end(struct tcp_conn *c)
-{
-    (void)c;
-}
-
-const struct tcp_ops admin_ops = {
-    .up = admin_up,
-    .done = admin_done,
-    .down = admin_down,
-    .batch_end = admin_batch_end,
-};

@@ -7,6 +7,7 @@
 #include "devices/nvme/inside.h"
 
 #include "base/log.h"
+#include "link/crash.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -113,6 +114,10 @@ int nvme_adopt(struct nvme_dev *dev, struct err *err)
     } else {
         nvme_regs_init(dev);
     }
+    /* Only a holder that died of its own fault is evidence against the commands it had: SIGKILL is not. */
+    dev->after_crash = crash_mark_take(mem);
+    if (!dev->after_crash)
+        atomic_store_explicit(&st->life.recovering, 0, memory_order_release);
     recovering = atomic_load(&st->life.recovering);
     if (recovering >= MAX_RECOVERIES)
         return err_set(err, -EIO, "crash in recovery, %u times: reset the function", recovering);
@@ -374,10 +379,12 @@ static void restart_one(struct nvme_req *req)
         nvme_req_finish(req, NVME_SC_ABORTED_SQ_DELETION);
         return;
     }
+    if (!dev->after_crash)
+        atomic_store_explicit(&req->rec->starts, 0, memory_order_relaxed);
     if (atomic_load(&req->rec->starts) >= MAX_STARTS) {
         log_line(LOG_ERROR, "nvme",
                  "ctrl %s: command %u of SQ %u (opcode %02xh) was started in %u services that "
-                 "died: ended with Internal Error",
+                 "crashed: ended with Internal Error",
                  dev->name, le16_get(req->rec->sqe.cid), req->sq->qid, req->rec->sqe.opc,
                  atomic_load(&req->rec->starts));
         nvme_req_finish(req, NVME_SC_INTERNAL_ERROR);

@@ -166,6 +166,7 @@ static void quit_on_reactor(struct mail *m)
 /* ---- create ---- */
 
 static void start_resume(struct nvme_ctrl *ctrl, struct errand *e);
+static void resume_on_reactor(struct mail *m);
 static void start_leaving(struct nvme_ctrl *ctrl);
 
 /* A controller that cannot run is not left behind: created comes with the error when it is gone. */
@@ -221,8 +222,8 @@ static void opened(void *arg, int rc, const struct err *err)
         /* created comes when it runs. */
         struct errand *e = errand_new(ctrl, created, ctrl->created_arg);
 
-        start_resume(ctrl, e);
         e->back = auto_resumed;
+        errand_go(e, resume_on_reactor);
         return;
     }
     if (created)

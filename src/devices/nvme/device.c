@@ -197,9 +197,9 @@ void nvme_dev_settle(struct nvme_dev *dev)
             nvme_regs_settle(dev);
         nvme_dev_ns_settle(dev);
         settle_suspend(dev);
-        settle_quit(dev);
     }
     dev->settling = false;
+    settle_quit(dev); /* last: who waits for it may free dev */
 }
 
 static void suspend_expired(struct timer *t)
@@ -399,6 +399,7 @@ static bool dev_arm(void *p)
 {
     struct nvme_dev *dev = p;
     bool idle = !dev->settle && !dev->dirty_ns;
+    const struct nvme_cq *dirty = dev->dirty_cqs;
 
     if (dev->map_generation != guest_map_generation(dev->map))
         nvme_dev_bind(dev);
@@ -415,7 +416,8 @@ static bool dev_arm(void *p)
             idle &= nvme_sq_arm(sq);
     }
     nvme_doorbells_check_missing(dev);
-    return idle && !dev->settle;
+    /* A bad doorbell found just now may have completed an event request. */
+    return idle && !dev->settle && dev->dirty_cqs == dirty;
 }
 
 /* Between our end of a function reset and snap_emu's, what the host wrote before it is still in the

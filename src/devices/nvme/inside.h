@@ -160,6 +160,7 @@ struct nvme_dev {
     bool dropping; /* a reset: what ends is forgotten */
     bool keeping;  /* a release: what is cancelled stays recorded for the next service */
     bool kicked, settle, settling;
+    bool after_crash; /* the last holder died of a fault of its own */
     bool adopted;    /* a running device was taken over and waits for its first resume */
     bool owns_state; /* the namespaces in state memory are ours, no longer our predecessor's */
     uint32_t inflight;

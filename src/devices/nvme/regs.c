@@ -10,7 +10,10 @@
 #include <errno.h>
 
 enum {
-    READY_UNITS = 120, /* CAP.TO, 500 ms each: a service may have to be restarted in between */
+    /* A host may begin to wait for CSTS.RDY while no service is there: it should not give up before there is one.
+     * CAP.TO ends at 127 s; hosts that know CRTO wait for ten minutes. Units of 500 ms. */
+    READY_UNITS = 255,
+    READY_UNITS_LONG = 1200,
     ENABLE_WAIT_MS = 2000,
 };
 #define CC_WRITABLE 0x00fffff1U
@@ -51,7 +54,7 @@ void nvme_regs_init(struct nvme_dev *dev)
     dev_value(svc, NVME_REG_CAP, (uint32_t)cap);
     dev_value(svc, NVME_REG_CAP + 4, (uint32_t)(cap >> 32));
     dev_value(svc, NVME_REG_VS, NVME_VS_2_0);
-    dev_value(svc, NVME_REG_CRTO, READY_UNITS);
+    dev_value(svc, NVME_REG_CRTO, READY_UNITS_LONG);
     dev_value(svc, NVME_REG_CSTS, 0);
     host_bits(svc, NVME_REG_CC, CC_WRITABLE);
     host_bits(svc, NVME_REG_AQA, 0x0fff0fff);
