@@ -265,6 +265,8 @@ void function_reset(struct function *f, enum function_reset why, uint32_t epoch,
     }
     for (unsigned i = 0; i < f->nvectors; i++)
         f->irq_pending[i] = false;
+    f->failed = false; /* what made it fail belongs to the epoch that ends; poisoned memory is found
+                          again */
     f->parts.ops->reset(f->parts.dev, why, epoch, done, arg);
     function_kick(f);
 }
@@ -331,6 +333,11 @@ void function_flush(struct function *f)
 {
     if (f->adopted && !f->failed)
         f->parts.ops->flush(f->parts.dev);
+}
+
+unsigned function_inflight(struct function *f)
+{
+    return f->adopted && !f->failed ? f->parts.ops->inflight(f->parts.dev) : 0;
 }
 
 bool function_arm(struct function *f)

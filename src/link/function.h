@@ -26,6 +26,9 @@ struct function_ops {
     void (*flush)(void *dev);
     /* Before sleeping: ask the host to ring (EventIdx) and look once more; false: work is there. */
     bool (*arm)(void *dev);
+    /* Commands in flight at the backend: while there are several, the next ones are taken by short
+     * naps rather than by a message from the host for each. */
+    unsigned (*inflight)(void *dev);
     /* A register write, in log order; must be idempotent: the last one may come again after a
      * crash. */
     void (*reg_written)(void *dev, const struct state_reg_write *w);
@@ -110,5 +113,6 @@ void function_signal_all(struct function *f); /* every vector that has an eventf
 unsigned function_poll(struct function *f);
 void function_flush(struct function *f);
 bool function_arm(struct function *f);
+unsigned function_inflight(struct function *f);
 
 #endif

@@ -44,6 +44,11 @@ static bool fake_arm(void *dev)
     return !((struct fake *)dev)->has_work;
 }
 
+static unsigned fake_inflight(void *dev)
+{
+    return 0;
+}
+
 static void fake_reg_written(void *dev, const struct state_reg_write *w)
 {
     struct fake *d = dev;
@@ -81,9 +86,9 @@ static void fake_reset(void *dev, enum function_reset why, uint32_t epoch, void 
 }
 
 static const struct function_ops fake_ops = {
-    fake_adopt,         fake_poll,           fake_flush,         fake_arm,
-    fake_reg_written,   fake_registers_lost, fake_flags_changed, fake_memory_added,
-    fake_memory_detach, fake_reset};
+    fake_adopt,        fake_poll,          fake_flush,          fake_arm,
+    fake_inflight,     fake_reg_written,   fake_registers_lost, fake_flags_changed,
+    fake_memory_added, fake_memory_detach, fake_reset};
 
 struct fixture {
     struct fake dev;

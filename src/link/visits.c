@@ -9,6 +9,10 @@
 #include <stdlib.h>
 
 enum {
+    /* With so many commands at the backend and something done so lately, the host is not asked to
+     * ring: naps cost less than its messages, and the completions need the reactor anyway. */
+    STREAM_DEPTH = 4,
+    STREAM_US = 20000,
     IDLE_US = 200,        /* a hot function without work for so long is armed and left */
     NAP_SHORT_US = 50,    /* mapped doorbells: within NAP_RECENT_US of the last I/O */
     NAP_MIDDLE_US = 1000, /* ... within NAP_LONG_AGO_US */
@@ -35,6 +39,13 @@ void visits_heat(struct function *f)
         return;
     f->hot = true;
     list_append(&f->visits->hot, &f->hot_node);
+}
+
+/* It cannot ring, or need not: the reactor naps instead of sleeping. */
+static bool naps(struct function *f, uint64_t now)
+{
+    return (function_flags(f) & STATE_DOORBELLS_MAPPED) ||
+           (now - f->last_work_us < STREAM_US && function_inflight(f) >= STREAM_DEPTH);
 }
 
 static void cool(struct function *f)
@@ -80,8 +91,7 @@ static unsigned visits_poll(struct poller *p)
         if (n > 0) {
             f->last_work_us = now;
             total += n;
-        } else if (now - f->last_work_us > IDLE_US &&
-                   !(function_flags(f) & STATE_DOORBELLS_MAPPED) && function_arm(f)) {
+        } else if (now - f->last_work_us > IDLE_US && !naps(f, now) && function_arm(f)) {
             cool(f);
         }
     }
@@ -98,15 +108,17 @@ static void visits_flush(struct poller *p)
 static bool visits_arm(struct poller *p)
 {
     struct visits *v = container_of(p, struct visits, poller);
+    uint64_t now = reactor_now_us(v->reactor);
 
     list_for_each_safe(it, &v->hot)
     {
         struct function *f = list_entry(it, struct function, hot_node);
 
+        if (naps(f, now))
+            continue;
         if (!function_arm(f))
             return false;
-        if (!(function_flags(f) & STATE_DOORBELLS_MAPPED))
-            cool(f);
+        cool(f);
     }
     for (unsigned w = 0; w < v->words; w++)
         if (atomic_load(&v->wake->active[w]))

@@ -10,7 +10,8 @@ from nvme import (ABORT, ASYNC_EVENT, CREATE_SQ, DELETE_CQ, DELETE_SQ, READ, SET
 @pytest.fixture
 def n(path):
     with Nvme(path, io_queues=0) as x:
-        x.run_admin(SET_FEATURES, cdw10=7, cdw11=3 << 16 | 3)
+        granted = x.run_admin(SET_FEATURES, cdw10=7, cdw11=3 << 16 | 3).dw0
+        x.beyond = max(granted & 0xffff, granted >> 16) + 2  # the first queue that was not granted
         yield x
 
 
@@ -27,7 +28,7 @@ def create_sq(n, qid=1, cqid=1, entries=16, flags=1, at=None):
 
 def test_create_cq_statuses(n):
     assert create_cq(n, qid=0) == "QID_INVALID"
-    assert create_cq(n, qid=5) == "QID_INVALID"     # four were granted
+    assert create_cq(n, qid=n.beyond) == "QID_INVALID"
     assert create_cq(n, qid=0xffff) == "QID_INVALID"
     assert create_cq(n, entries=1) == "QUEUE_SIZE"  # 0's based 0
     mqes = n.reg64(0) & 0xffff
@@ -45,7 +46,7 @@ def test_create_sq_statuses(n):
     assert create_sq(n) == "CQ_INVALID"             # no CQ yet
     assert create_cq(n) == "SUCCESS"
     assert create_sq(n, qid=0) == "QID_INVALID"
-    assert create_sq(n, qid=5) == "QID_INVALID"
+    assert create_sq(n, qid=n.beyond) == "QID_INVALID"
     assert create_sq(n, cqid=0) == "CQ_INVALID"
     assert create_sq(n, cqid=2) == "CQ_INVALID"
     assert create_sq(n, cqid=60000) in ("CQ_INVALID", "QID_INVALID")
@@ -60,7 +61,7 @@ def test_delete_statuses(n):
     def delete(opc, qid):
         return n.run_admin(opc, ok=False, cdw10=qid).status
 
-    for qid in (0, 1, 5, 0xffff):
+    for qid in (0, 1, n.beyond, 0xffff):
         assert delete(DELETE_SQ, qid) == "QID_INVALID"
         assert delete(DELETE_CQ, qid) == "QID_INVALID"
     assert create_cq(n) == "SUCCESS" and create_sq(n) == "SUCCESS"
@@ -211,6 +212,10 @@ def test_abort_and_event_requests_beyond_their_limits(nvme):
 
 def test_writes_in_flight_at_queue_deletion_are_whole(n):
     """A block holds what one of the writes wrote, never a mixture."""
+    n.create_io(1)
+    n.write(0, bytes(4096))
+    n.run_admin(DELETE_SQ, cdw10=1)
+    n.run_admin(DELETE_CQ, cdw10=1)
     for turn in range(10):
         q = n.create_io(1, 64)
         at = n.memory.alloc(32 * 4096)

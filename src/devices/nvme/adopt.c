@@ -114,7 +114,8 @@ int nvme_adopt(struct nvme_dev *dev, struct err *err)
     } else {
         nvme_regs_init(dev);
     }
-    /* Only a holder that died of its own fault is evidence against the commands it had: SIGKILL is not. */
+    /* Only a holder that died of its own fault is evidence against the commands it had: SIGKILL is
+     * not. */
     dev->after_crash = crash_mark_take(mem);
     if (!dev->after_crash)
         atomic_store_explicit(&st->life.recovering, 0, memory_order_release);
@@ -204,7 +205,7 @@ int nvme_adopt_identity(struct nvme_dev *dev, struct err *err)
         return differs_n(dev, err, "MDTS", id->mdts, dev->mdts);
     if (id->offers != offers)
         return differs_n(dev, err, "set of optional commands", id->offers, offers);
-    for (unsigned i = 0; i < NVME_STATE_NS; i++) {
+    for (unsigned i = 0; i < nvme_state_ns_used(dev->st); i++) {
         uint32_t nsid = atomic_load(&dev->st->ns[i].nsid);
         int rc = nsid ? compare_ns(&dev->st->ns[i], nsid, dev, err) : 0;
 
@@ -295,26 +296,16 @@ static int repost(struct nvme_dev *dev, struct found *intents, unsigned n, struc
     return 0;
 }
 
-/* The head is what the doorbell says; it may have passed the stored tail as far as there are
- * intents. */
+/* How far the host has consumed is asked when room is needed: assume the worst until then. */
 static void restore_cq(struct nvme_cq *cq)
 {
     uint64_t written = cq->tail + cq->reposts;
-    uint32_t now = nvme_cq_head(cq), pos = (uint32_t)(written % cq->size);
 
 #ifdef SNAP_LEAVE_OUT_PHASE
-    cq->tail = 0;
-    cq->pos = 0;
-    cq->head = 0;
+    cq->tail = cq->head = cq->pos = 0;
     return;
 #endif
-    if (now >= cq->size) {
-        cq->head = cq->tail; /* room() finds out, when it matters */
-        return;
-    }
-    cq->head = written - (pos >= now ? pos - now : pos + cq->size - now);
-    if (cq->head > written) /* fewer than a lap were ever written */
-        cq->head = 0;
+    cq->head = written < cq->size ? 0 : written - (cq->size - 1);
 }
 
 int nvme_adopt_records(struct nvme_dev *dev, struct err *err)

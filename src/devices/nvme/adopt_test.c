@@ -99,26 +99,38 @@ static void nothing_happens_before_the_first_resume(void **state)
     assert_true(host_take(&x->h, 1, &cqe));
 }
 
-static void a_command_that_was_started_twice_ends_with_an_error(void **state)
+/* As if so many services had died with it. */
+static void set_starts(struct fixture *x, uint8_t starts)
+{
+    for (uint32_t slot = 0; slot < DEPTH; slot++) {
+        struct nvme_record *rec = &nvme_state_slots(state_device(x->m.st), DEPTH, 1)[slot];
+
+        if (atomic_load(&rec->index1))
+            atomic_store(&rec->starts, starts);
+    }
+}
+
+static void a_command_that_was_killed_often_is_executed_all_the_same(void **state)
 {
     struct fixture *x = *state;
     struct nvme_cqe cqe;
 
     leave_a_read(x);
+    set_starts(x, 7);
     service_start(&x->s, &x->m);
-    disk.hold = true;
-    disk.nwaiting = 0;
-    /* It has been executed at resume already: have it fetched and left once more. */
     turns(x);
     assert_true(host_take(&x->h, 1, &cqe));
-    leave_a_read(x);
-    /* A second service dies with it. */
-    for (uint32_t slot = 0; slot < DEPTH; slot++) {
-        struct nvme_record *rec = &nvme_state_slots(state_device(x->m.st), DEPTH, 1)[slot];
+    assert_int_equal(cqe_status(&cqe), 0);
+}
 
-        if (atomic_load(&rec->index1))
-            atomic_store(&rec->starts, 2);
-    }
+static void a_command_in_two_services_that_crashed_ends_with_an_error(void **state)
+{
+    struct fixture *x = *state;
+    struct nvme_cqe cqe;
+
+    leave_a_read(x);
+    set_starts(x, 2);
+    atomic_store(&x->m.st->svc.crashed, 1);
     service_start(&x->s, &x->m);
     turns(x);
     assert_true(host_take(&x->h, 1, &cqe));
@@ -286,6 +298,7 @@ static void a_third_crash_in_recovery_parks_the_function(void **state)
 
     service_stop(&x->s);
     atomic_store(&st->life.recovering, 2);
+    atomic_store(&x->m.st->svc.crashed, 1);
     assert_true(service_try(&x->s, &x->m, &o, &err) < 0);
     assert_non_null(strstr(err.msg, "crash in recovery"));
 }
@@ -297,7 +310,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(the_next_service_ends_what_is_in_flight),
         T(nothing_happens_before_the_first_resume),
-        T(a_command_that_was_started_twice_ends_with_an_error),
+        T(a_command_that_was_killed_often_is_executed_all_the_same),
+        T(a_command_in_two_services_that_crashed_ends_with_an_error),
         T(event_requests_survive_any_number_of_services),
         T(all_vectors_are_signalled_after_adoption),
         T(another_serial_number_fails_the_device),

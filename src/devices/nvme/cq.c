@@ -99,33 +99,31 @@ static void bad_head(struct nvme_cq *cq)
     nvme_event_raise(cq->dev, NVME_EVENT_DB_VALUE);
 }
 
-/* Takes the host's head in; free entries after it (one always stays empty). */
+void nvme_cq_look(struct nvme_cq *cq)
+{
+    uint32_t used = (uint32_t)(cq->tail - cq->head), pos = (uint32_t)(cq->head % cq->size), moved;
+    uint32_t now = nvme_cq_head(cq);
+
+    if (cq->stopped || cq->reposts)
+        return;
+    moved = now >= pos ? now - pos : now + cq->size - pos;
+    if (unlikely(now >= cq->size || moved > used)) {
+        bad_head(cq);
+        return;
+    }
+    if (moved == 0)
+        return; /* an armed EventIdx stays armed */
+    cq->head += moved;
+    nvme_cq_relax(cq);
+}
+
+/* Free entries (one always stays empty). The host's head is looked at when half of them are used.
+ */
 static uint32_t room(struct nvme_cq *cq)
 {
-    uint32_t used = (uint32_t)(cq->tail - cq->head), pos, moved, now;
-
-    if (likely(used < cq->size / 2))
-        return cq->size - 1 - used;
-    if (cq->stopped)
-        return 0;
-    pos = (uint32_t)(cq->head % cq->size);
-    now = nvme_cq_head(cq);
-    if (unlikely(now >= cq->size)) {
-        bad_head(cq);
-        return 0;
-    }
-    moved = now >= pos ? now - pos : now + cq->size - pos;
-    if (unlikely(moved > used)) {
-        bad_head(cq);
-        return 0;
-    }
-    if (moved == 0) /* an armed EventIdx stays armed */
-        return cq->size - 1 - used;
-    if (moved > 0) { /* else EventIdx stays: it may be armed */
-        cq->head += moved;
-        nvme_cq_relax(cq);
-    }
-    return cq->size - 1 - (used - moved);
+    if (unlikely(cq->tail - cq->head >= cq->size / 2))
+        nvme_cq_look(cq);
+    return cq->stopped ? 0 : cq->size - 1 - (uint32_t)(cq->tail - cq->head);
 }
 
 bool nvme_cq_has_room(struct nvme_cq *cq)

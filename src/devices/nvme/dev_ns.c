@@ -68,7 +68,7 @@ static void store(struct nvme_dev *dev, struct nvme_dev_ns *ns)
 
 void nvme_adopt_store_ns(struct nvme_dev *dev)
 {
-    for (unsigned i = 0; i < NVME_STATE_NS; i++) {
+    for (unsigned i = 0; i < nvme_state_ns_used(dev->st); i++) {
         uint32_t nsid = atomic_load(&dev->st->ns[i].nsid);
 
         if (nsid && !nvme_dev_ns_slow(dev, nsid))

@@ -395,6 +395,11 @@ static void dev_flush(void *p)
         nvme_dev_settle(dev);
 }
 
+static unsigned dev_inflight(void *p)
+{
+    return ((const struct nvme_dev *)p)->inflight;
+}
+
 static bool dev_arm(void *p)
 {
     struct nvme_dev *dev = p;
@@ -415,7 +420,7 @@ static bool dev_arm(void *p)
         if (!nvme_sq_held(dev, sq))
             idle &= nvme_sq_arm(sq);
     }
-    nvme_doorbells_check_missing(dev);
+    nvme_doorbells_check(dev);
     /* A bad doorbell found just now may have completed an event request. */
     return idle && !dev->settle && dev->dirty_cqs == dirty;
 }
@@ -504,6 +509,7 @@ const struct function_ops nvme_function_ops = {
     .poll = dev_poll,
     .flush = dev_flush,
     .arm = dev_arm,
+    .inflight = dev_inflight,
     .reg_written = dev_reg_written,
     .registers_lost = dev_registers_lost,
     .flags_changed = dev_flags_changed,

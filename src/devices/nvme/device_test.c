@@ -333,6 +333,64 @@ static void invalid_doorbells_are_reported_and_stop_the_queue(void **state)
     assert_int_equal(le32_get(cqe.dw0), 0x010000);
 }
 
+static void a_head_beyond_the_tail_is_reported(void **state)
+{
+    struct fixture *x = *state;
+    struct nvme_sqe aer = {.opc = NVME_ADMIN_ASYNC_EVENT, .cid = le16_of(100)};
+    struct nvme_cqe cqe;
+
+    make_io_queue(x, 1, 16);
+    assert_int_equal(run(x, 1, rw_sqe(NVME_CMD_READ, 0, 0, 1, GPA_DATA), NULL), 0);
+    host_submit(&x->h, 0, &aer);
+    nothing_completes(x, 0);
+    atomic_store(&x->m.doorbells[3], 5);
+    function_arm(x->s.f);
+    cqe = complete(x, 0);
+    assert_int_equal(le32_get(cqe.dw0), 0x010100);
+}
+
+/* Random commands, half of them nearly right: each but AER is answered, and the controller still
+ * works. */
+static void random_commands_do_no_harm(void **state)
+{
+    static const uint8_t io_opcodes[] = {NVME_CMD_READ, NVME_CMD_WRITE, NVME_CMD_FLUSH,
+                                         NVME_CMD_WRITE_ZEROES, NVME_CMD_DSM};
+    struct fixture *x = *state;
+    uint64_t *ram = (uint64_t *)(void *)(x->m.ram + GPA_DATA);
+
+    srand(7);
+    make_io_queue(x, 1, 16);
+    for (unsigned n = 0; n < 20000; n++) {
+        unsigned q = (unsigned)rand() % 2;
+        uint32_t raw[sizeof(struct nvme_sqe) / 4];
+        struct nvme_sqe sqe;
+
+        for (unsigned i = 0; i < ARRAY_SIZE(raw); i++)
+            raw[i] = (uint32_t)rand() << 1 ^ (uint32_t)rand();
+        memcpy(&sqe, raw, sizeof(sqe));
+        if (rand() % 2) {
+            sqe.opc = q ? io_opcodes[sqe.opc % ARRAY_SIZE(io_opcodes)] : sqe.opc % 16;
+            sqe.flags &= 0x40;
+            sqe.nsid = le32_of(raw[1] % 3);
+            sqe.prp1 = le64_of(GPA_DATA + raw[6] % 0x20000);
+            sqe.prp2 = le64_of(GPA_DATA + (raw[7] % 0x20000 & (raw[8] & 1 ? ~0xfffU : ~0x7U)));
+            sqe.cdw10 = le32_of(q ? raw[10] % DISK_BLOCKS : raw[10] % 0x400);
+            sqe.cdw11 = le32_of(0);
+            sqe.cdw12 = le32_of(raw[12] % 300);
+        }
+        if (q == 0 && (sqe.opc == NVME_ADMIN_ASYNC_EVENT || sqe.opc == NVME_ADMIN_DELETE_SQ ||
+                       sqe.opc == NVME_ADMIN_DOORBELL_BUFFER_CONFIG))
+            continue;
+        for (unsigned i = 0; i < 64; i++) /* lists and segments to walk */
+            ram[(unsigned)rand() % (0x20000 / 8)] =
+                rand() % 2 ? GPA_DATA + ((unsigned)rand() % 0x20U) * 0x1000
+                           : (uint64_t)rand() << 33 ^ (uint64_t)rand();
+        run(x, q, sqe, NULL);
+    }
+    assert_int_equal(run(x, 1, rw_sqe(NVME_CMD_READ, 0, 0, 1, GPA_DATA), NULL), 0);
+    assert_int_equal(admin(x, NVME_ADMIN_IDENTIFY, 0, NVME_CNS_CTRL, 0, NULL), 0);
+}
+
 static void too_many_event_requests_are_refused(void **state)
 {
     struct fixture *x = *state;
@@ -789,6 +847,8 @@ int main(void)
         T(commands_of_a_deleted_queue_are_aborted),
         T(a_full_completion_queue_holds_completions_back),
         T(invalid_doorbells_are_reported_and_stop_the_queue),
+        T(a_head_beyond_the_tail_is_reported),
+        T(random_commands_do_no_harm),
         T(too_many_event_requests_are_refused),
         T(data_goes_both_ways),
         T(flush_of_all_namespaces),

@@ -184,8 +184,9 @@ void nvme_doorbells_clear_all(struct nvme_dev *dev)
     }
 }
 
-/* Off the data path (before sleeping): somebody rang for a queue that does not exist. */
-void nvme_doorbells_check_missing(struct nvme_dev *dev)
+/* Off the data path (before sleeping): somebody rang for a queue that does not exist, or moved a
+ * head beyond the tail. */
+void nvme_doorbells_check(struct nvme_dev *dev)
 {
     for (unsigned i = 0; i < 2 * NVME_QUEUES; i++) {
         uint32_t now = atomic_load_explicit(bar(dev, i), memory_order_relaxed);
@@ -196,6 +197,9 @@ void nvme_doorbells_check_missing(struct nvme_dev *dev)
         if (i % 2 ? !dev->cq[i / 2] : !dev->sq[i / 2])
             nvme_event_raise(dev, NVME_EVENT_DB_REG);
     }
+    for (unsigned i = 0; i < NVME_QUEUES; i++)
+        if (dev->cq[i] && !dev->cq[i]->parked)
+            nvme_cq_look(dev->cq[i]);
 }
 
 nvme_status nvme_dbbuf_config(struct nvme_req *req)

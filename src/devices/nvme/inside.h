@@ -161,8 +161,8 @@ struct nvme_dev {
     bool keeping;  /* a release: what is cancelled stays recorded for the next service */
     bool kicked, settle, settling;
     bool after_crash; /* the last holder died of a fault of its own */
-    bool adopted;    /* a running device was taken over and waits for its first resume */
-    bool owns_state; /* the namespaces in state memory are ours, no longer our predecessor's */
+    bool adopted;     /* a running device was taken over and waits for its first resume */
+    bool owns_state;  /* the namespaces in state memory are ours, no longer our predecessor's */
     uint32_t inflight;
     struct nvme_sq *sq[NVME_QUEUES];
     struct nvme_cq *cq[NVME_QUEUES];
@@ -309,6 +309,7 @@ void nvme_cq_destroy(struct nvme_cq *cq);
 void nvme_cq_append(struct nvme_cq *cq, struct nvme_req *req);
 void nvme_cq_post(struct nvme_cq *cq);
 void nvme_cq_drop_sq(struct nvme_cq *cq, const struct nvme_sq *sq);
+void nvme_cq_look(struct nvme_cq *cq); /* takes the host's head in, checked */
 bool nvme_cq_has_room(struct nvme_cq *cq);
 void nvme_dev_post(struct nvme_dev *dev); /* all dirty CQs, then their vectors */
 
@@ -330,7 +331,7 @@ bool nvme_sq_arm(struct nvme_sq *sq); /* idle: ask it to ring; false: there is w
 bool nvme_cq_arm(struct nvme_cq *cq);
 void nvme_doorbell_clear(struct nvme_dev *dev, unsigned index); /* 2 * qid, + 1 for a CQ */
 void nvme_doorbells_clear_all(struct nvme_dev *dev);
-void nvme_doorbells_check_missing(struct nvme_dev *dev);
+void nvme_doorbells_check(struct nvme_dev *dev);
 nvme_status nvme_dbbuf_config(struct nvme_req *req);
 
 /* ---- event.c: asynchronous events, error log ---- */

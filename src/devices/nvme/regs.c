@@ -10,8 +10,9 @@
 #include <errno.h>
 
 enum {
-    /* A host may begin to wait for CSTS.RDY while no service is there: it should not give up before there is one.
-     * CAP.TO ends at 127 s; hosts that know CRTO wait for ten minutes. Units of 500 ms. */
+    /* A host may begin to wait for CSTS.RDY while no service is there: it should not give up before
+     * there is one. CAP.TO ends at 127 s; hosts that know CRTO wait for ten minutes. Units of 500
+     * ms. */
     READY_UNITS = 255,
     READY_UNITS_LONG = 1200,
     ENABLE_WAIT_MS = 2000,

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "devices/nvme/state.h"
 
+#include "base/util.h"
+
 #include <errno.h>
 #include <string.h>
 #include <time.h>
@@ -34,7 +36,7 @@ static void default_features(struct nvme_state_features *f)
 void nvme_state_init(struct nvme_state *st, uint32_t max_depth)
 {
     st->head.magic = 0;
-    memset(&st->life, 0, sizeof(*st) - offsetof(struct nvme_state, life));
+    memset(&st->life, 0, offsetof(struct nvme_state, changed) - offsetof(struct nvme_state, life));
     memset(&st->head.identity, 0, sizeof(st->head.identity));
     st->head.version = NVME_STATE_VERSION;
     st->head.head_bytes = sizeof(struct nvme_state);
@@ -95,9 +97,16 @@ void nvme_state_reset(struct nvme_state *st)
     default_features(&life->features);
 }
 
+uint32_t nvme_state_ns_used(const struct nvme_state *st)
+{
+    uint32_t n = atomic_load_explicit(&st->life.ns_used, memory_order_acquire);
+
+    return MIN(n, (uint32_t)NVME_STATE_NS);
+}
+
 struct nvme_state_ns *nvme_state_ns_find(struct nvme_state *st, uint32_t nsid)
 {
-    for (unsigned i = 0; i < NVME_STATE_NS; i++)
+    for (unsigned i = 0; i < nvme_state_ns_used(st); i++)
         if (atomic_load_explicit(&st->ns[i].nsid, memory_order_acquire) == nsid)
             return &st->ns[i];
     return NULL;
@@ -106,6 +115,14 @@ struct nvme_state_ns *nvme_state_ns_find(struct nvme_state *st, uint32_t nsid)
 struct nvme_state_ns *nvme_state_ns_add(struct nvme_state *st, uint32_t nsid)
 {
     struct nvme_state_ns *ns = nvme_state_ns_find(st, nsid);
+    uint32_t used = nvme_state_ns_used(st);
 
-    return ns ? ns : nvme_state_ns_find(st, 0);
+    if (!ns)
+        ns = nvme_state_ns_find(st, 0);
+    if (!ns && used < NVME_STATE_NS) {
+        ns = &st->ns[used];
+        atomic_store_explicit(&ns->nsid, 0, memory_order_relaxed);
+        atomic_store_explicit(&st->life.ns_used, used + 1, memory_order_release);
+    }
+    return ns;
 }

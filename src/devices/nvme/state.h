@@ -63,6 +63,9 @@ struct nvme_state_life {
     _Atomic uint32_t events, events_masked; /* NVME_EVENT_* */
     _Atomic uint32_t changed_count;         /* of the changed namespace list; > 1024: overflow */
     _Atomic uint64_t error_count;
+    _Atomic uint32_t
+        ns_used; /* entries at and above were never used (and their pages not touched) */
+    uint32_t reserved;
     struct nvme_state_features features;
 };
 
@@ -135,7 +138,8 @@ uint64_t nvme_state_bytes(uint32_t max_depth);
 /* The first record of a queue's max_depth slots. */
 struct nvme_record *nvme_state_slots(struct nvme_state *st, uint32_t max_depth, unsigned qid);
 
-/* Makes an empty device part (all of it, whatever it held). */
+/* Makes an empty device part. The memory is new, or its maker died before it was done: what comes
+ * behind the queues has never been written. */
 void nvme_state_init(struct nvme_state *st, uint32_t max_depth);
 /* 0, or -EPROTO with the field that does not fit this service. */
 int nvme_state_check(const struct nvme_state *st, uint32_t max_depth, struct err *err);
@@ -144,6 +148,7 @@ int nvme_state_check(const struct nvme_state *st, uint32_t max_depth, struct err
 void nvme_state_reset(struct nvme_state *st);
 
 /* Entry of a namespace, or NULL. add: a free or existing entry; NULL when full. */
+uint32_t nvme_state_ns_used(const struct nvme_state *st);
 struct nvme_state_ns *nvme_state_ns_find(struct nvme_state *st, uint32_t nsid);
 struct nvme_state_ns *nvme_state_ns_add(struct nvme_state *st, uint32_t nsid);
 
