@@ -25,8 +25,12 @@ elif [ $# -gt 0 ]; then
 fi
 ninja -C "$dir" ${JOBS:+-j "$JOBS"}
 
-# snap_* programs, wherever their room put them; *_test stay where they are.
-find "$dir" -mindepth 2 -type f \( -name 'snap_*' -o -name 'spdk_rpc*' \) -perm -u+x ! -path '*.p/*' ! -name '*_test' |
+# snap_* programs, wherever their room put them, also at the top of DIR: hard links, so that a program finds its siblings
+# beside itself. *_test stay where they are.
+find "$dir" -mindepth 2 -type f -name 'snap_*' -perm -u+x ! -path '*.p/*' ! -name '*_test' |
 while read -r program; do
-    ln -sf "${program#"$dir"/}" "$dir/$(basename "$program")"
+    ln -f "$program" "$dir/$(basename "$program")"
+done
+for name in snap_rpc.py spdk_rpc.py; do
+    ln -sf snap_rpc "$dir/$name"
 done

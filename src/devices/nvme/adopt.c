@@ -15,7 +15,7 @@
 
 enum { MAX_STARTS = 2, MAX_RECOVERIES = 2 };
 
-static void store_identity(struct nvme_dev *dev)
+void nvme_adopt_store_identity(struct nvme_dev *dev)
 {
     struct nvme_state_identity *id = &dev->st->head.identity;
 
@@ -137,7 +137,7 @@ int nvme_adopt(struct nvme_dev *dev, struct err *err)
         dev->hold &= ~(uint32_t)NVME_HOLD_DISABLED;
         atomic_store(&dev->recovery.adopted, 1);
     } else {
-        store_identity(dev); /* no host has seen the old one since its last reset */
+        nvme_adopt_store_identity(dev); /* no host has seen the old one since its last reset */
         dev->owns_state = true;
         nvme_adopt_store_ns(dev);
     }

@@ -207,6 +207,32 @@ static void a_missing_namespace_fails_the_device(void **state)
     refused(*state, &(struct service_opts){.no_namespace = true}, "namespace 1 is not attached");
 }
 
+static void reset_done(void *arg)
+{
+    *(bool *)arg = true;
+}
+
+static void a_failed_device_is_well_after_a_reset(void **state)
+{
+    struct fixture *x = *state;
+    struct service_opts o = {.sn = "OTHER"};
+    struct err err = {0};
+    bool done = false;
+
+    refused(x, &o, "serial number");
+    function_reset(x->s.f, FUNCTION_RESET_FLR, 2, reset_done, &done);
+    assert_true(done);
+    atomic_store(&x->m.st->emu.epoch, 2);
+    assert_int_equal(nvme_dev_resume(x->s.dev, &err), 0);
+    host_enable(&x->h);
+    turns(x);
+    assert_int_equal(host_read(&x->h, NVME_REG_CSTS), NVME_CSTS_RDY);
+    /* And its new identity is the one that counts. */
+    service_stop(&x->s);
+    assert_int_equal(service_try(&x->s, &x->m, &o, &err), 0);
+    run_ok(x, 0, create_cq_sqe(1, 1, 16));
+}
+
 static void without_a_host_everything_may_change(void **state)
 {
     struct fixture *x = *state;
@@ -318,6 +344,7 @@ int main(void)
         T(another_capacity_fails_the_device),
         T(another_number_of_queues_fails_the_device),
         T(a_missing_namespace_fails_the_device),
+        T(a_failed_device_is_well_after_a_reset),
         T(without_a_host_everything_may_change),
         T(another_epoch_voids_queues_and_records),
         T(a_reset_asked_for_while_parked_drops_the_records),

@@ -394,6 +394,8 @@ void nvme_ctrl_suspend(struct nvme_ctrl *ctrl, bool admin_only, uint64_t timeout
 
 static void resumed(struct errand *e)
 {
+    if (e->rc == 0)
+        e->ctrl->failure[0] = '\0';
     if (e->rc == 0 && e->ctrl->state != CTRL_LEAVING)
         e->ctrl->state = CTRL_STARTED;
     else if (e->rc < 0 && atomic_load(&e->ctrl->dev->failed))
@@ -575,7 +577,7 @@ static void put_state(struct nvme_ctrl *ctrl)
     };
     const char *text = names[ctrl->state];
 
-    if (ctrl->failure[0])
+    if (ctrl->failure[0] && atomic_load(&ctrl->dev->failed))
         snprintf(ctrl->state_text, sizeof(ctrl->state_text), "FAILED: %.100s", ctrl->failure);
     else if (strncmp(ctrl->info.state, "failed: ", 8) == 0)
         snprintf(ctrl->state_text, sizeof(ctrl->state_text), "FAILED: %s", ctrl->info.state + 8);

@@ -378,6 +378,7 @@ int nvme_adopt(struct nvme_dev *dev, struct err *err);
 int nvme_adopt_identity(struct nvme_dev *dev, struct err *err);
 int nvme_adopt_records(struct nvme_dev *dev, struct err *err);
 void nvme_adopt_restart(struct nvme_dev *dev);
+void nvme_adopt_store_identity(struct nvme_dev *dev);
 void nvme_adopt_store_ns(struct nvme_dev *dev); /* in dev_ns.c */
 
 /* ---- subsystem.c: any thread ---- */

@@ -212,8 +212,9 @@ static void reset_end(struct nvme_dev *dev)
     for (unsigned i = 0; i < dev->nvectors; i++)
         dev->vectors[i] = (struct nvme_vector){0};
     dev->hold &= ~(uint32_t)(NVME_HOLD_RESET | NVME_HOLD_SHUTDOWN);
-    if (!dev->owns_state) {
+    if (!dev->owns_state) { /* the host will look at everything anew: it may differ */
         dev->owns_state = true;
+        nvme_adopt_store_identity(dev);
         nvme_adopt_store_ns(dev);
     }
     set_csts(dev, 0);
@@ -226,6 +227,8 @@ static void reset_end(struct nvme_dev *dev)
             atomic_store_explicit(&svc->reg_dev[i], atomic_load(&svc->reg_dev_reset[i]),
                                   memory_order_relaxed);
         nvme_doorbells_clear_all(dev);
+        dev->hold &= ~(uint32_t)NVME_HOLD_FAILED;
+        atomic_store(&dev->failed, false);
         atomic_store(&dev->st->life.cc, 0);
         atomic_store_explicit(&svc->device_epoch, dev->reset_epoch, memory_order_release);
     }
