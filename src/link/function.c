@@ -167,6 +167,20 @@ void function_fail(struct function *f, const char *fmt, ...)
         f->failed_cb(f->failed_arg);
 }
 
+static void fail_poisoned(struct function *f)
+{
+    function_fail(f, "host memory file was truncated");
+    f->poisoned = true;
+}
+
+/* That failure ends with the memory that caused it: the host takes it away when it disconnects. */
+static void check_poison_gone(struct function *f)
+{
+    if (!f->poisoned || guest_map_poisoned(f->map))
+        return;
+    f->poisoned = f->failed = false;
+}
+
 bool function_failed(const struct function *f)
 {
     return f->failed;
@@ -240,6 +254,7 @@ void function_detach_region(struct function *f, uint32_t id,
     struct guest_region *region = guest_map_take(f->map, id);
     struct detach *d;
 
+    check_poison_gone(f);
     if (!region || !f->adopted) {
         detached(arg, region);
         return;
@@ -322,7 +337,7 @@ unsigned function_poll(struct function *f)
     if (!f->adopted || f->failed)
         return 0;
     if (unlikely(++f->polls % POLLS_PER_POISON_CHECK == 0) && guest_map_poisoned(f->map)) {
-        function_fail(f, "host memory file was truncated");
+        fail_poisoned(f);
         return 0;
     }
     n = apply_register_log(f);
@@ -347,7 +362,7 @@ bool function_arm(struct function *f)
     if (!f->adopted || f->failed)
         return true;
     if (guest_map_poisoned(f->map)) {
-        function_fail(f, "host memory file was truncated");
+        fail_poisoned(f);
         return true;
     }
     return f->parts.ops->arm(f->parts.dev) &&

@@ -19,6 +19,7 @@ struct function {
     uint64_t irqs_sent;
     uint64_t polls;
     bool adopted, failed;
+    bool poisoned; /* failed because a host memory file was truncated */
     char failure[LINK_NAME_BYTES];
     void (*failed_cb)(void *arg); /* reactor thread */
     void *failed_arg;

@@ -24,7 +24,7 @@ static struct {
     struct nvme_of_opts attach;
     unsigned depth, max_kib, reactors, seed, detach_percent, cancel_percent, seconds, range_kib;
     const char *ops;
-    bool poll_status, aligned;
+    bool aligned, scribble;
     struct nvme_of_namespace known[16];
 } cfg = {.depth = 16,
          .max_kib = 256,
@@ -192,7 +192,7 @@ static void account(struct slot *s, int rc)
         break;
     case BDEV_WRITE:
         atomic_fetch_add(&total_bytes, bytes);
-        set_versions(s, s->version);
+        set_versions(s, cfg.scribble ? (uint32_t)UNKNOWN : s->version);
         break;
     case BDEV_WRITE_ZEROES:
         set_versions(s, 0);
@@ -401,6 +401,19 @@ static void worker_tick(struct timer *t)
     go_on(w);
 }
 
+/* A guest that changes its buffers while they are being sent. */
+static void *scribble(void *arg)
+{
+    struct worker *w = arg;
+
+    while (!atomic_load(&stopping)) {
+        for (unsigned i = 0; i < cfg.depth; i++)
+            for (size_t at = 0; at < cfg.max_kib * 1024UL; at += 512)
+                *(volatile char *)(w->slots[i].buf + at) += 1;
+    }
+    return NULL;
+}
+
 static void worker_start(struct mail *m)
 {
     struct worker *w = container_of(m, struct worker, start_mail);
@@ -414,6 +427,12 @@ static void worker_start(struct mail *m)
         return;
     }
     w->started = true;
+    if (cfg.scribble) {
+        pthread_t thread;
+
+        pthread_create(&thread, NULL, scribble, w);
+        pthread_detach(thread);
+    }
     timer_arm(w->r, &w->tick, 5, worker_tick);
     go_on(w);
 }
@@ -565,31 +584,19 @@ static void parse_known(char *text)
 static void options(int argc, char **argv)
 {
     static const struct option longs[] = {
-        {"addr", 1, 0, 'a'},
-        {"port", 1, 0, 'p'},
-        {"nqn", 1, 0, 'n'},
-        {"hdgst", 0, 0, 'h'},
-        {"ddgst", 0, 0, 'd'},
-        {"no-sqflow", 0, 0, 'F'},
-        {"seconds", 1, 0, 's'},
-        {"depth", 1, 0, 'q'},
-        {"max-kib", 1, 0, 'k'},
-        {"reactors", 1, 0, 'r'},
-        {"ops", 1, 0, 'o'},
-        {"seed", 1, 0, 'S'},
-        {"detach", 1, 0, 'D'},
-        {"cancel", 1, 0, 'C'},
-        {"timeout-ms", 1, 0, 't'},
-        {"io-timeout-ms", 1, 0, 'T'},
-        {"keep-alive-ms", 1, 0, 'K'},
-        {"range-kib", 1, 0, 'R'},
-        {"known", 1, 0, 'N'},
-        {"max-bdevs", 1, 0, 'b'},
-        {"queues", 1, 0, 'Q'},
-        {"hostnqn", 1, 0, 'H'},
-        {"aligned", 0, 0, 'A'},
-        {"adrfam", 1, 0, 'f'},
-        {0},
+        {"addr", 1, 0, 'a'},          {"port", 1, 0, 'p'},
+        {"nqn", 1, 0, 'n'},           {"hdgst", 0, 0, 'h'},
+        {"ddgst", 0, 0, 'd'},         {"no-sqflow", 0, 0, 'F'},
+        {"seconds", 1, 0, 's'},       {"depth", 1, 0, 'q'},
+        {"max-kib", 1, 0, 'k'},       {"reactors", 1, 0, 'r'},
+        {"ops", 1, 0, 'o'},           {"seed", 1, 0, 'S'},
+        {"detach", 1, 0, 'D'},        {"cancel", 1, 0, 'C'},
+        {"timeout-ms", 1, 0, 't'},    {"io-timeout-ms", 1, 0, 'T'},
+        {"keep-alive-ms", 1, 0, 'K'}, {"range-kib", 1, 0, 'R'},
+        {"known", 1, 0, 'N'},         {"max-bdevs", 1, 0, 'b'},
+        {"queues", 1, 0, 'Q'},        {"hostnqn", 1, 0, 'H'},
+        {"aligned", 0, 0, 'A'},       {"adrfam", 1, 0, 'f'},
+        {"scribble", 0, 0, 'X'},      {0},
     };
     int c;
 
@@ -666,6 +673,9 @@ static void options(int argc, char **argv)
             break;
         case 'H':
             cfg.attach.hostnqn = optarg;
+            break;
+        case 'X':
+            cfg.scribble = true;
             break;
         case 'A':
             cfg.aligned = true;

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Targets that break the rules, go away, stall or lie: no error reaches the guest, no data are wrong, no memory is touched
 that should not be; the association is made anew."""
+import os
 import re
 import time
 
@@ -155,6 +156,20 @@ def test_a_status_that_never_ends_is_not_tried_for_ever(make_peer, drive):
     assert peer.statuses == {2: []}
 
 
+@pytest.mark.skipif("thread" in os.environ.get("SANITIZER", ""), reason="a data race on purpose")
+def test_a_guest_that_changes_data_while_they_are_sent_does_not_break_the_connection_for_ever(make_peer, drive):
+    """The digest of such a write is wrong; its third try is sent from a copy."""
+    peer = make_peer(ddgst=True)
+    d = drive(peer, seconds=60, ddgst=True, ops="w", scribble=True, depth=8, max_kib=1024)
+    d.expect("ready")
+    wait(lambda: peer.ddgst_errors >= 3, "wrong digests", 30)
+    before = d.ops()
+    d.wait_log("connected, CNTLID 4")
+    wait(lambda: d.ops() > before, "writes are completed")
+    d.tell("stop")
+    d.finish()
+
+
 # ---- identity ----
 
 def test_resize_and_new_namespaces_are_seen(make_peer, drive):
@@ -249,6 +264,17 @@ def test_known_namespaces_of_another_identity_are_refused(make_peer, drive):
     d.wait_log("NOT the namespace it was.*UUID")
     time.sleep(0.5)
     assert d.ops() == 0 and peer.io_count() == 0
+
+
+@pytest.mark.parametrize("away", ["refused", "silent"])
+def test_detach_while_the_target_cannot_be_reached(make_peer, drive, away):
+    peer = make_peer()
+    if away == "refused":
+        peer.stop()
+    peer.silent_ic = True
+    d = drive(peer, seconds=0, range_kib=0, known="1,11111111-2222-3333-4444-555555555555,512,8192")
+    d.expect("detached", 5)
+    d.finish()
 
 
 # ---- attach ----

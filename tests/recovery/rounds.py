@@ -103,38 +103,44 @@ def kill_rounds(snap, loads, ctrls, rounds, choose, rng, outcome, missing):
             outcome.notes.append(f"round {number}: the service did not pass {point[0]} {point[1]} times")
             snap.kill_service()
         how = "killed" if point is None else f"died at {point[0]}"
-        upcoming = choose(number + 1)
-        try:
-            snap.start_service()
-            found = {c: snap.recovery(c) for c in ctrls}
-        except Exception as e:  # a crash point may be passed before the service has answered
-            if upcoming is None or snap.service is None or snap.service.poll() is None:
-                outcome.notes.append(f"round {number}: {e!r}")
-                outcome.errors["restart"] = outcome.errors.get("restart", 0) + 1
-                return
-            found = None
+        point = choose(number + 1)
+        found = adopt(snap, ctrls, outcome, may_die=point is not None)
+        if "restart" in outcome.errors:
+            return
         if found is not None:
             r = Round(number, how)
             r.found = found
             outcome.rounds.append(r)
             print(r, flush=True)
             number += 1
-        point = upcoming
-        if point is not None:
-            continue
-        for load in loads:
-            if not load.wait_progress(30, missing + 10):
-                return  # its verdict says why
+        if point is None and not all(load.wait_progress(30, missing + 10) for load in loads):
+            return  # the client's verdict says why
+
+
+def adopt(snap, ctrls, outcome, may_die):
+    """Starts the service; what it found. None: it died at its point before it could be asked."""
+    try:
+        snap.start_service()
+        return {c: snap.recovery(c) for c in ctrls}
+    except Exception as e:
+        if may_die and dies(snap, 5):
+            return None
+        outcome.notes.append(f"restart: {e!r}")
+        outcome.errors["restart"] = 1
+        return None
 
 
 def dies(snap, seconds):
     """Waits for the service to end by itself."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    while snap.service is not None:
         if snap.service.poll() is not None:
+            snap.service = None
             return True
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.005)
-    return False
+    return True
 
 
 def finish(load, outcome, missing):

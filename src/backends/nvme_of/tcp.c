@@ -132,10 +132,21 @@ void tcp_cmd_drop(struct tcp_cmd *cmd)
 
 /* ---- the end of a connection ---- */
 
+/* Abrupt: what the kernel has not sent yet never leaves, also when this process is killed: commands
+ * that are sent again on another connection must not be overtaken by their old selves. */
+static void set_abrupt(struct tcp_conn *c, bool abrupt)
+{
+    struct linger linger = {.l_onoff = abrupt, .l_linger = 0};
+
+    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+}
+
 static void hang_up(struct tcp_conn *c)
 {
     if (c->fd < 0)
         return;
+    if (c->busy == 0)
+        set_abrupt(c, false);
     watch_remove(c->r, &c->watch);
     fd_close(&c->fd);
     timer_cancel(&c->tick);
@@ -174,6 +185,7 @@ void tcp_fault(struct tcp_conn *c, const struct nvme_tcp_fault *fault, const voi
     if (c->fd >= 0 && c->state >= TCP_IC && (!first || first->tx_header_done == 0)) {
         size_t n = nvme_tcp_term_req(pdu, true, fault, header, len);
 
+        set_abrupt(c, false);
         (void)!send(c->fd, pdu, n, MSG_NOSIGNAL | MSG_DONTWAIT);
         shutdown(c->fd, SHUT_WR);
     }
@@ -448,6 +460,7 @@ int tcp_open(struct tcp_conn *c, const struct tcp_opts *opts, struct err *err)
         rc = err_set(err, -errno, "%s", strerror(errno));
         goto out;
     }
+    set_abrupt(c, true);
     rc = watch_add(c->r, &c->watch, c->fd, EPOLLIN | EPOLLOUT, ready);
     if (rc) {
         err_set(err, rc, "epoll: %s", strerror(-rc));

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Controllers are found, listed and described; control thread. */
+#include "devices/nvme/room.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static void find_one(struct nvme_ctrl *ctrl, void *arg)
+{
+    struct {
+        const char *id;
+        struct nvme_ctrl *found;
+    } *f = arg;
+
+    if (strcmp(ctrl->ctrl_id, f->id) == 0)
+        f->found = ctrl;
+}
+
+struct nvme_ctrl *nvme_ctrl_find(struct nvme_subsystems *set, const char *ctrl_id)
+{
+    struct {
+        const char *id;
+        struct nvme_ctrl *found;
+    } f = {ctrl_id, NULL};
+
+    nvme_ctrl_for_each(set, find_one, &f);
+    return f.found;
+}
+
+void nvme_ctrl_for_each(struct nvme_subsystems *set, void (*fn)(struct nvme_ctrl *ctrl, void *arg),
+                        void *arg)
+{
+    list_for_each_safe(s, &set->subsystems)
+    {
+        struct nvme_subsystem *ss = list_entry(s, struct nvme_subsystem, node);
+
+        list_for_each_safe(it, &ss->controllers)
+        {
+            fn(list_entry(it, struct nvme_ctrl, node), arg);
+        }
+    }
+}
+
+static void put_state(struct nvme_ctrl *ctrl)
+{
+    static const char *const names[] = {
+        [CTRL_WAITING] = "WAITING",    [CTRL_SUSPENDED] = "SUSPENDED",
+        [CTRL_STARTED] = "STARTED",    [CTRL_SUSPENDING] = "SUSPENDING",
+        [CTRL_LEAVING] = "SUSPENDING",
+    };
+    const char *text = names[ctrl->state];
+
+    if (ctrl->failure[0] && atomic_load(&ctrl->dev->failed))
+        snprintf(ctrl->state_text, sizeof(ctrl->state_text), "FAILED: %.100s", ctrl->failure);
+    else if (strncmp(ctrl->info.state, "failed: ", 8) == 0)
+        snprintf(ctrl->state_text, sizeof(ctrl->state_text), "FAILED: %s", ctrl->info.state + 8);
+    else
+        snprintf(ctrl->state_text, sizeof(ctrl->state_text), "%s", text);
+}
+
+struct nvme_ctrl_info nvme_ctrl_get_info(const struct nvme_ctrl *c)
+{
+    struct nvme_ctrl *ctrl =
+        (struct nvme_ctrl *)(uintptr_t)c; /* its texts are made when asked for */
+    const struct nvme_dev *dev = ctrl->dev;
+    struct nvme_ctrl_info i = {
+        .ctrl_id = ctrl->ctrl_id,
+        .subsystem = ctrl->ss,
+        .function = &ctrl->info,
+        .cntlid = atomic_load_explicit(&dev->cntlid, memory_order_relaxed),
+        .mdts = ctrl->mdts,
+        .num_queues = ctrl->num_queues,
+    };
+
+    ctrl->info = *link_function_get(ctrl->link, ctrl->function);
+    put_state(ctrl);
+    i.state = ctrl->state_text;
+    i.num_msix = ctrl->info.num_msix;
+    i.plugged = ctrl->info.host_connected;
+    i.recovery.adopted = dev->recovery.adopted;
+    i.recovery.records = dev->recovery.records;
+    i.recovery.live = dev->recovery.live;
+    i.recovery.intent_stored = dev->recovery.intent_stored;
+    i.recovery.posted = dev->recovery.posted;
+    i.recovery.unpublished = dev->recovery.unpublished;
+    i.interrupts = dev->interrupts;
+    i.doorbell_messages = dev->doorbell_messages;
+    i.memory_parked = dev->memory_parked;
+    return i;
+}
+
+bool nvme_ctrl_queue_stats(const struct nvme_ctrl *ctrl, unsigned qid, struct nvme_queue_stats *ret)
+{
+    const struct nvme_dev *dev = ctrl->dev;
+
+    if (qid >= NVME_QUEUES || !(atomic_load(&dev->has_queue) & 1U << qid))
+        return false;
+    ret->reads = dev->stats[qid].reads;
+    ret->writes = dev->stats[qid].writes;
+    ret->flushes = dev->stats[qid].flushes;
+    return true;
+}
+
+void nvme_ctrl_ns_for_each(struct nvme_ctrl *ctrl, void (*fn)(struct nvme_ns *ns, void *arg),
+                           void *arg)
+{
+    list_for_each_safe(it, &ctrl->ss->namespaces)
+    {
+        struct nvme_ns *ns = list_entry(it, struct nvme_ns, node);
+
+        if (ns->attached == ctrl)
+            fn(ns, arg);
+    }
+}
