@@ -301,7 +301,7 @@ static int admin_status(struct nvme_host *h, int rc, const struct nvme_cqe *cqe,
 static int admin_ok(struct nvme_host *h, struct nvme_sqe *sqe, void *data, uint32_t len,
                     uint32_t *dw0, const char *what, struct err *err)
 {
-    struct nvme_cqe cqe;
+    struct nvme_cqe cqe = {0};
     int rc = nvme_host_admin(h, sqe, data, len, &cqe);
 
     rc = admin_status(h, rc, &cqe, what, err);
@@ -392,7 +392,7 @@ static int create_queue(struct nvme_host *h, struct nvme_queue *q, struct err *e
         .cdw10 = le32_of(size),
         .cdw11 = le32_of((uint32_t)q->qid << 16 | NVME_CREATE_PC),
     };
-    struct nvme_cqe cqe;
+    struct nvme_cqe cqe = {0};
     int rc;
 
     nvme_queue_clear(q);
@@ -407,7 +407,7 @@ static int create_queue(struct nvme_host *h, struct nvme_queue *q, struct err *e
 static int doorbell_buffers(struct nvme_host *h, struct err *err)
 {
     struct nvme_sqe sqe = {.opc = NVME_ADMIN_DOORBELL_BUFFER_CONFIG};
-    struct nvme_cqe cqe;
+    struct nvme_cqe cqe = {0};
     int rc;
 
     memset((void *)h->bell.shadow, 0, NVME_PAGE);

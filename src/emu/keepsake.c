@@ -62,7 +62,7 @@ static int check_name(const char *name, struct err *err)
 static int make(struct keepsakes *k, const char *name, uint64_t size, struct keepsake **ret,
                 struct err *err)
 {
-    struct keepsake *all = k->all;
+    struct keepsake *all;
     int fd;
 
     if (k->count >= NAMES_MAX)
@@ -102,7 +102,7 @@ int keepsake_get(struct keepsakes *k, const char *name, uint64_t size_bytes, int
         return err_set(err, -ENOENT, "there is no keepsake '%s'", name);
     if (!one)
         rc = make(k, name, size_bytes, &one, err);
-    if (rc < 0)
+    if (rc < 0 || !one)
         return rc;
     *fd = one->fd;
     *ret_size = one->size_bytes;

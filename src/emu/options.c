@@ -67,7 +67,7 @@ static int parse_level(const char *text, struct err *err)
     static const char *const words[] = {"critical", "error", "warning", "info", "debug", "trace"};
 
     for (unsigned i = 0; i < ARRAY_SIZE(words); i++) {
-        if (strcasecmp(text, words[i]) && !(text[0] == (char)('0' + i) && !text[1]))
+        if (strcasecmp(text, words[i]) != 0 && !(text[0] == (char)('0' + i) && !text[1]))
             continue;
         log_set_level((enum log_level)i);
         return 0;

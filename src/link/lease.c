@@ -201,13 +201,13 @@ static int map_shared(int fd, uint64_t min_bytes, void **ret, uint64_t *ret_byte
     struct stat st;
 
     if (fstat(fd, &st) < 0)
-        return -errno;
+        return -EBADF;
     if ((uint64_t)st.st_size < min_bytes)
         return -EBADMSG;
     *ret =
         mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
     if (*ret == MAP_FAILED)
-        return -errno;
+        return -ENOMEM;
     *ret_bytes = (uint64_t)st.st_size;
     return 0;
 }
@@ -223,7 +223,7 @@ static int map_doorbells(int fd, void **ret)
         return -EBADMSG;
     *ret = mmap(NULL, STATE_DOORBELL_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
                 STATE_DOORBELL_OFFSET);
-    return *ret == MAP_FAILED ? -errno : 0;
+    return *ret == MAP_FAILED ? -ENOMEM : 0;
 }
 
 static int check_state(const struct state_memory *st, uint64_t bytes, struct err *err)

@@ -158,6 +158,8 @@ static int parse_number(const struct rpc_param *p, const char *text, json_t **re
     char *end;
     long long n;
 
+    if (!text)
+        return err_set(err, -EINVAL, "--%s needs an integer", p->name);
     errno = 0;
     n = strtoll(text, &end, 0);
     if (errno || end == text || *end)

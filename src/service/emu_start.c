@@ -42,7 +42,7 @@ static void find_program(const struct options *opts, char *out, size_t size)
         out[n] = '\0';
         slash = strrchr(out, '/');
         if (slash) {
-            strcpy(slash + 1, "snap_emu");
+            memcpy(slash + 1, "snap_emu", sizeof("snap_emu"));
             if (access(out, X_OK) == 0)
                 return;
         }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snap import Snap, program, tail
 
-TOPOLOGY = {"NVME_EMULATION_ENABLE": "True", "NVME_EMULATION_NUM_PF": 2, "NVME_EMULATION_NUM_VF": 0,
+TOPOLOGY = {"NVME_EMULATION_ENABLE": "True", "NVME_EMULATION_NUM_PF": 3, "NVME_EMULATION_NUM_VF": 0,
             "NVME_EMULATION_MAX_QUEUE_DEPTH": 10, "VIRTIO_BLK_EMULATION_ENABLE": "False"}
 MIB = 1 << 20
 

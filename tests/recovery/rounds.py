@@ -47,7 +47,7 @@ class Outcome:
         return "\n".join([str(r) for r in self.rounds] + [f"errors: {self.errors}"] + self.notes)
 
 
-def run(tmpdir, rounds, plan, programs=None, backends=("file", "malloc"), depth=32, bs="4k", seed=None, missing=20,
+def run(tmpdir, rounds, plan, programs=None, backends=("file", "file", "malloc"), depth=32, bs="4k", seed=None, missing=20,
         extra=()):
     """plan(number, rng) -> None for a kill at a random moment, or (point, passes). The crash-point build (programs
     ["crash"], default snap_service_crash_points) runs in such rounds only, so that the product build does the rest."""
@@ -76,10 +76,9 @@ def run(tmpdir, rounds, plan, programs=None, backends=("file", "malloc"), depth=
         ctrls = [f"Ctrl{pf}" for pf in range(len(backends))]
         try:
             for pf, backend in enumerate(backends):
-                # The second client is slow: two cores serve all.
-                pace = [] if pf == 0 else ["--rate", "4000"]
-                loads.append(Load(snap.socket_of(pf), tmpdir, f"load{pf}", depth, bs if pf == 0 else "2k", 1024, missing,
-                                  [*pace, *extra]))
+                # Memory answers at once: a modest pace leaves the two cores to the others.
+                pace = ["--rate", "4000"] if backend == "malloc" else []
+                loads.append(Load(snap.socket_of(pf), tmpdir, f"load{pf}", depth, bs, 1024, missing, [*pace, *extra]))
             kill_rounds(snap, loads, ctrls, rounds, choose, rng, outcome, missing)
         finally:
             for load in loads:
@@ -113,8 +112,10 @@ def kill_rounds(snap, loads, ctrls, rounds, choose, rng, outcome, missing):
             outcome.rounds.append(r)
             print(r, flush=True)
             number += 1
+        if any(load.ended() for load in loads):
+            return  # its verdict says why
         if point is None and not all(load.wait_progress(30, missing + 10) for load in loads):
-            return  # the client's verdict says why
+            return
 
 
 def adopt(snap, ctrls, outcome, may_die):

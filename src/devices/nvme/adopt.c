@@ -286,7 +286,8 @@ static int repost(struct nvme_dev *dev, struct found *intents, unsigned n, struc
             return err_set(
                 err, -EPROTO,
                 "state memory: completions of CQ %u are not consecutive (%llu, not %llu)", cq->qid,
-                (unsigned long long)intents[i].order, (unsigned long long)(cq->tail + cq->nqueued));
+                (unsigned long long)intents[i].order,
+                (unsigned long long)cq->tail + cq->nqueued);
         req->dw0 = req->rec->dw0;
         req->status = req->rec->status;
         req->on_intent = NULL;
@@ -299,12 +300,13 @@ static int repost(struct nvme_dev *dev, struct found *intents, unsigned n, struc
 /* How far the host has consumed is asked when room is needed: assume the worst until then. */
 static void restore_cq(struct nvme_cq *cq)
 {
-    uint64_t written = cq->tail + cq->reposts;
+    uint64_t written;
 
 #ifdef SNAP_LEAVE_OUT_PHASE
     cq->tail = cq->head = cq->pos = 0;
     return;
 #endif
+    written = cq->tail + cq->reposts;
     cq->head = written < cq->size ? 0 : written - (cq->size - 1);
 }
 
@@ -360,12 +362,12 @@ int nvme_adopt_records(struct nvme_dev *dev, struct err *err)
 
 static void restart_one(struct nvme_req *req)
 {
-    struct nvme_dev *dev = req->sq->dev;
-
 #ifdef SNAP_LEAVE_OUT_RESUBMIT
     nvme_req_release(req);
     return;
 #endif
+    struct nvme_dev *dev = req->sq->dev;
+
     if (req->sq->delete_req) { /* cannot be: admin records come last */
         nvme_req_finish(req, NVME_SC_ABORTED_SQ_DELETION);
         return;

@@ -104,7 +104,7 @@ static bool has_io_queues(const struct nvme_dev *dev)
 
 static nvme_status set_timestamp(struct nvme_req *req, struct nvme_state_features *f)
 {
-    le64 value;
+    le64 value = {0};
     nvme_status st = nvme_copy_from_host(req, &value, sizeof(value));
 
     if (st != NVME_SC_SUCCESS)
@@ -179,7 +179,7 @@ nvme_status nvme_set_features(struct nvme_req *req)
         return NVME_SC_SUCCESS;
     }
     default:
-        return set_timestamp(req, f);
+        return set_timestamp(req, &dev->st->life.features);
     }
 }
 
@@ -224,6 +224,6 @@ nvme_status nvme_get_features(struct nvme_req *req)
         return NVME_SC_SUCCESS;
     }
     default:
-        return get_timestamp(req, f);
+        return get_timestamp(req, sel == NVME_SEL_CURRENT ? &dev->st->life.features : &defaults);
     }
 }

@@ -138,7 +138,7 @@ const struct dma_range *dma_add(struct dma_table *t, const struct vfio_user_dma_
     struct dma_file *file = NULL;
     struct dma_range *range;
     uint64_t last;
-    struct stat st;
+    struct stat st = {0};
     unsigned at;
 
     *rc = -EINVAL;
