@@ -429,7 +429,7 @@ static int start(struct nvme_host *h, bool first, struct err *err)
         .cdw10 = le32_of(NVME_FEAT_NUM_QUEUES),
         .cdw11 = le32_of(want << 16 | want),
     };
-    char page[NVME_IDENTIFY_BYTES];
+    _Alignas(8) char page[NVME_IDENTIFY_BYTES] = {0};
     int rc = enable(h, err);
 
     if (rc || (rc = identify_ctrl(h, page, err)) || (rc = identify_ns(h, page, err)) ||

@@ -228,9 +228,9 @@ static void shape_iov(struct slot *s, size_t bytes)
 
         if (cfg.aligned)
             len = MIN(left, (size_t)65536);
-        else if (n < MAX_IOV - 1 && left > 1)
+        else if ((int)n < MAX_IOV - 1 && left > 1)
             len = 1 + rnd(w, (unsigned)left);
-        if (n == MAX_IOV - 1)
+        if ((int)n == MAX_IOV - 1)
             len = left;
         s->iov[n++] = (struct iovec){s->buf + at, len};
         at += len;
@@ -500,13 +500,13 @@ static void attached(void *arg, struct nvme_of_host *h, const struct err *err)
     bdev_for_each(bdevs, print_bdev, (void *)(uintptr_t) "attached");
     printf("ready\n");
     fflush(stdout);
-    bdev_for_each(bdevs, make_worker, NULL);
-    if (nworkers == 0 || cfg.seconds == 0) {
-        if (nworkers == 0)
-            reactor_post(control, &over_mail);
+    if (cfg.seconds == 0)
         atomic_store(&stopping, true);
+    bdev_for_each(bdevs, make_worker, NULL);
+    if (nworkers == 0)
+        reactor_post(control, &over_mail);
+    if (nworkers == 0 || cfg.seconds == 0)
         return;
-    }
     timer_arm(control, &end_timer, cfg.seconds * 1000UL, time_is_up);
 }
 

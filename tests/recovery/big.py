@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """128 MiB of O_DIRECT requests in flight when the service is killed, and a second service waiting for its lease: from the
-moment it has it, nothing of the first may reach the file or the guest's pages."""
+moment it has it, nothing of the first may reach the first one's file or the guest's pages. The second one works on a copy: a
+file belongs to one program at a time, and that lock would be a fence of its own."""
 import mmap
 import os
 import time
@@ -14,8 +15,9 @@ EACH = 512 << 10  # the largest command
 COUNT = 256       # half of them writes, half reads
 BLOCK = 512
 WRITES = COUNT // 2
-OLD, NEW, LATE, GUARD = b"\x11", b"\x22", b"\x33", b"\x44"
+OLD, NEW, LATE, GUARD, READ_DATA = b"\x11", b"\x22", b"\x33", b"\x44", b"\x55"
 SAMPLE = 4096
+TAIL = 64 << 10  # of each buffer: overwritten at once when the lease is there, before the kernel gets to it
 
 
 class Direct:
@@ -42,13 +44,13 @@ def create_file(path):
     """Writes go to its first half, reads come from the second."""
     with open(path, "wb") as f:
         for i in range(COUNT * EACH // MIB):
-            f.write((OLD if i < WRITES * EACH // MIB else b"\x55") * MIB)
+            f.write((OLD if i < WRITES * EACH // MIB else READ_DATA) * MIB)
         f.flush()
         os.fsync(f.fileno())
 
 
 def waiting_service(snap, path, tmpdir):
-    """A second service on the same snap_emu, with its own bdev and subsystem, without a controller."""
+    """A second service on the same snap_emu, with its own bdev and the same subsystem, without a controller."""
     other = Snap(tmpdir / "second", start=False)
     os.rmdir(other.run_dir)
     other.run_dir = snap.run_dir
@@ -90,45 +92,57 @@ def fill_queue(n):
 
 
 def round_(tmpdir, programs=None, settle=0.01, watch=1.5):
-    """One kill. Returns a list of violations (empty: the fence held) and the time the lease took."""
+    """One kill. Returns a list of violations (empty: the fence held) and how many commands were in flight."""
     found = []
     with RecoverySnap(tmpdir, programs) as snap:
-        path = tmpdir / "disk0.img"
+        path, copy = tmpdir / "disk0.img", tmpdir / "copy.img"
         create_file(path)
+        create_file(copy)
         snap.rpc("bdev_uring_create", name="File0", filename=str(path), block_size=BLOCK)
         snap.nvme_disk(bdev="File0", nqn="nqn.2024-01.io.opensnap:big", pf_id=0, ctrl_id="Ctrl0", mdts=7)
-        other, nqn = waiting_service(snap, path, tmpdir)
-        direct = Direct(path)
+        snap.wait_accepts(0)
+        other, nqn = waiting_service(snap, copy, tmpdir)
+        direct, second = Direct(path), Direct(copy)
         n = Nvme(snap.socket_of(0), memory=Memory(COUNT * EACH + 16 * MIB), entries=COUNT + 1)
         try:
             buffers = fill_queue(n)
-            base, size = buffers[0], COUNT * EACH
             n.io[1].ring()
             time.sleep(settle)
             snap.kill_service()
             took = take_over(other, nqn)
-            # From here on, what the first service had in flight must be over.
-            n.memory.write(base, LATE * (WRITES * EACH) + GUARD * (size - WRITES * EACH))
-            before = [direct.read(i * EACH + EACH - SAMPLE, SAMPLE) for i in range(WRITES)]
+            # From here on, what the first service had in flight must be over. The newest requests first: they are the
+            # last the kernel gets to.
+            marks = [(i, LATE * TAIL if i < WRITES else GUARD * TAIL) for i in reversed(range(COUNT))]
+            for i, mark in marks:
+                n.memory.write(tail_of(buffers[i]), mark)
             cq = n.memory.read(n.io[1].cq, n.io[1].entries * 16)
+            before = [direct.read((i + 1) * EACH - SAMPLE, SAMPLE) for i in range(WRITES)]
             time.sleep(watch)
-            after = [direct.read(i * EACH + EACH - SAMPLE, SAMPLE) for i in range(WRITES)]
-            changed = sum(1 for a, b in zip(before, after) if a != b)
+            after = [direct.read((i + 1) * EACH - SAMPLE, SAMPLE) for i in range(WRITES)]
+            changed = sum(1 for x, y in zip(before, after) if x != y)
             if changed:
                 found.append(f"file: {changed} of {WRITES} regions changed after the lease")
             late = sum(1 for i in range(WRITES) if LATE in direct.read(i * EACH, EACH))
             if late:
                 found.append(f"file: {late} regions hold what the guest wrote into its buffers after the lease")
-            if n.memory.read(base, size) != LATE * (WRITES * EACH) + GUARD * (size - WRITES * EACH):
-                found.append("guest pages changed after the lease")
+            changed = sum(1 for i, mark in marks if n.memory.read(tail_of(buffers[i]), TAIL) != mark)
+            if changed:
+                found.append(f"guest pages of {changed} buffers changed after the lease")
             if n.memory.read(n.io[1].cq, n.io[1].entries * 16) != cq:
-                found.append("completions appeared while the next service was suspended")
-            finish(n, other, direct, base, found)
+                found.append("completions appeared after the lease, while the next service was suspended")
+            finish(n, other, second, buffers[0], found)
+            records = other.rpc("nvme_controller_dbg_io_stats_get", ctrl_id="Ctrl0")["recovery"]["records"]
         finally:
             n.close()
             direct.close()
+            second.close()
             other.stop()
-    return found, took
+    print(f"settled {settle * 1000:.0f} ms: the lease took {took * 1000:.0f} ms, {records} commands were in flight: {found}")
+    return found, records
+
+
+def tail_of(buffer):
+    return buffer + EACH - TAIL
 
 
 def finish(n, other, direct, base, found):
@@ -147,11 +161,12 @@ def finish(n, other, direct, base, found):
     bad = {c.status for c in n.io[1].done.values()} - {"SUCCESS"}
     if bad:
         found.append(f"commands ended with {bad}")
+    # Those the first service had completed are not done again.
     for i in range(COUNT):
-        at = base + i * EACH
-        if i >= WRITES and n.memory.read(at, EACH) != b"\x55" * EACH:
+        if i >= WRITES and n.memory.read(base + i * EACH, EACH) not in (
+                READ_DATA * EACH, READ_DATA * (EACH - TAIL) + GUARD * TAIL):
             found.append(f"read {i} brought wrong data")
             return
-        if i < WRITES and direct.read(i * EACH, EACH) not in (LATE * EACH, NEW * EACH):
+        if i < WRITES and direct.read(i * EACH, EACH) not in (OLD * EACH, NEW * (EACH - TAIL) + LATE * TAIL):
             found.append(f"write {i} left a mixture")
             return

@@ -2,6 +2,7 @@
 """What the recovery tests share: a Snap whose programs can be replaced by test builds, and snap_perf running on."""
 import json
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -32,14 +33,28 @@ class RecoverySnap(Snap):
         name = name or f"File{pf}"
         self.rpc("bdev_uring_create", name=name, filename=str(path), block_size=block)
         self.nvme_disk(bdev=name, nqn=f"nqn.2024-01.io.opensnap:r{pf}", pf_id=pf, ctrl_id=f"Ctrl{pf}")
+        self.wait_accepts(pf)
         return path
 
     def malloc_disk(self, pf=1, blocks=8192, block=512):
         self.rpc("bdev_malloc_create", name=f"Malloc{pf}", block_size=block, num_blocks=blocks)
         self.nvme_disk(bdev=f"Malloc{pf}", nqn=f"nqn.2024-01.io.opensnap:r{pf}", pf_id=pf, ctrl_id=f"Ctrl{pf}")
+        self.wait_accepts(pf)
 
     def socket_of(self, pf):
         return self.vfio_socket(self.functions()[pf]["vuid"])
+
+    def wait_accepts(self, pf):
+        """A new controller's socket accepts clients a moment after the RPC's answer."""
+        deadline = time.monotonic() + 5
+        while True:
+            with socket.socket(socket.AF_UNIX) as s:
+                try:
+                    s.connect(str(self.socket_of(pf)))
+                    return
+                except ConnectionRefusedError:
+                    assert time.monotonic() < deadline, "the function takes no client"
+            time.sleep(0.005)
 
     def recovery(self, ctrl):
         return self.rpc("nvme_controller_dbg_io_stats_get", ctrl_id=ctrl)["recovery"]

@@ -286,8 +286,7 @@ static int repost(struct nvme_dev *dev, struct found *intents, unsigned n, struc
             return err_set(
                 err, -EPROTO,
                 "state memory: completions of CQ %u are not consecutive (%llu, not %llu)", cq->qid,
-                (unsigned long long)intents[i].order,
-                (unsigned long long)cq->tail + cq->nqueued);
+                (unsigned long long)intents[i].order, (unsigned long long)cq->tail + cq->nqueued);
         req->dw0 = req->rec->dw0;
         req->status = req->rec->status;
         req->on_intent = NULL;

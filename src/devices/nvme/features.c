@@ -39,26 +39,33 @@ static uint32_t capabilities(uint32_t fid)
     }
 }
 
-/* The plain 32-bit ones; NULL for the others. */
-static uint32_t *word_of(struct nvme_state_features *f, uint32_t fid)
+/* The plain 32-bit ones: where they are. false: fid is another one. */
+static bool word_of(struct nvme_state_features *f, uint32_t fid, uint32_t **ret)
 {
     switch (fid) {
     case NVME_FEAT_ARBITRATION:
-        return &f->arbitration;
+        *ret = &f->arbitration;
+        return true;
     case NVME_FEAT_POWER_MANAGEMENT:
-        return &f->power;
+        *ret = &f->power;
+        return true;
     case NVME_FEAT_ERROR_RECOVERY:
-        return &f->error_recovery;
+        *ret = &f->error_recovery;
+        return true;
     case NVME_FEAT_WRITE_CACHE:
-        return &f->write_cache;
+        *ret = &f->write_cache;
+        return true;
     case NVME_FEAT_IRQ_COALESCING:
-        return &f->coalescing;
+        *ret = &f->coalescing;
+        return true;
     case NVME_FEAT_WRITE_ATOMICITY:
-        return &f->atomicity;
+        *ret = &f->atomicity;
+        return true;
     case NVME_FEAT_ASYNC_EVENT:
-        return &f->async_event;
+        *ret = &f->async_event;
+        return true;
     default:
-        return NULL;
+        return false;
     }
 }
 
@@ -80,13 +87,16 @@ static nvme_status check_word(uint32_t fid, uint32_t value)
     }
 }
 
-static uint32_t *temperature(struct nvme_state_features *f, uint32_t cdw11)
+static bool temperature(struct nvme_state_features *f, uint32_t cdw11, uint32_t **ret)
 {
     uint32_t sensor = cdw11 >> 16 & 0xf, type = cdw11 >> 20 & 3;
 
     if (sensor != 0 && sensor != 0xf) /* the composite temperature is all there is */
-        return NULL;
-    return type == TEMP_OVER ? &f->temp_over : type == TEMP_UNDER ? &f->temp_under : NULL;
+        return false;
+    if (type != TEMP_OVER && type != TEMP_UNDER)
+        return false;
+    *ret = type == TEMP_OVER ? &f->temp_over : &f->temp_under;
+    return true;
 }
 
 static uint32_t num_queues(const struct nvme_dev *dev)
@@ -148,8 +158,7 @@ nvme_status nvme_set_features(struct nvme_req *req)
         if (!(caps & NVME_FEATCAP_NS_SPECIFIC))
             return NVME_DNR(NVME_SC_FEATURE_NOT_NS_SPECIFIC);
     }
-    word = word_of(f, fid);
-    if (word) {
+    if (word_of(f, fid, &word)) {
         st = check_word(fid, cdw11);
         if (st == NVME_SC_SUCCESS)
             *word = cdw11;
@@ -157,8 +166,7 @@ nvme_status nvme_set_features(struct nvme_req *req)
     }
     switch (fid) {
     case NVME_FEAT_TEMPERATURE:
-        word = temperature(f, cdw11);
-        if (!word)
+        if (!temperature(f, cdw11, &word))
             return NVME_DNR(NVME_SC_INVALID_FIELD);
         *word = cdw11 & 0xffff;
         return NVME_SC_SUCCESS;
@@ -198,15 +206,13 @@ nvme_status nvme_get_features(struct nvme_req *req)
         req->dw0 = capabilities(fid);
         return NVME_SC_SUCCESS;
     }
-    word = word_of(f, fid);
-    if (word) {
+    if (word_of(f, fid, &word)) {
         req->dw0 = *word;
         return NVME_SC_SUCCESS;
     }
     switch (fid) {
     case NVME_FEAT_TEMPERATURE:
-        word = temperature(f, cdw11);
-        if (!word)
+        if (!temperature(f, cdw11, &word))
             return NVME_DNR(NVME_SC_INVALID_FIELD);
         req->dw0 = *word;
         return NVME_SC_SUCCESS;
