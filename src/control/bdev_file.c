@@ -11,7 +11,7 @@
 struct file_args {
     const char *name, *filename, *uuid;
     uint32_t block_size;
-    bool readonly, fallocate, nowait;
+    bool readonly, fallocate, fallocate_set, nowait;
 };
 #define COMMON                                                                                     \
     {"filename",                                                                                   \
@@ -48,27 +48,34 @@ struct file_args {
         "uuid", RPC_STR, offsetof(struct file_args, uuid), 0,                                      \
             "UUID (default: made from the path)", "-u", NULL, 0, 0, 0                              \
     }
+/* On when not given, unlike SPDK's: controllers offer deallocate by default, and it should free
+ * space. */
+#define FALLOCATE(cli_short)                                                                       \
+    {                                                                                              \
+        "fallocate", RPC_BOOL, offsetof(struct file_args, fallocate), 0,                           \
+            "deallocate and zero by the file system's or device's help (default: on)", cli_short,  \
+            NULL, offsetof(struct file_args, fallocate_set) + 1, 0, 0                              \
+    }
 
 static const struct rpc_param aio_params[] = {
     COMMON,
     {"readonly", RPC_BOOL, offsetof(struct file_args, readonly), 0, "refuse writes", "-r", NULL, 0,
      0, 0},
-    {"fallocate", RPC_BOOL, offsetof(struct file_args, fallocate), 0,
-     "deallocate and zero by the file system's or device's help", "-w", NULL, 0, 0, 0},
+    FALLOCATE("-w"),
     {"nowait", RPC_BOOL, offsetof(struct file_args, nowait), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0,
      0},
 };
-static const struct rpc_param uring_params[] = {COMMON};
+static const struct rpc_param uring_params[] = {COMMON, FALLOCATE(NULL)};
 
 static void create(struct control_ctx *ctx, struct rpc_request *req, const struct file_args *a,
-                   enum file_flavour flavour, bool fallocate)
+                   enum file_flavour flavour)
 {
     struct file_opts opts = {.name = a->name,
                              .path = a->filename,
                              .block_bytes = a->block_size,
                              .flavour = flavour,
                              .read_only = a->readonly,
-                             .fallocate = fallocate};
+                             .fallocate = a->fallocate_set ? a->fallocate : true};
     struct bdev_uuid uuid;
     struct bdev *bd;
     struct err err = {0};
@@ -100,14 +107,12 @@ static void create(struct control_ctx *ctx, struct rpc_request *req, const struc
 
 static void bdev_aio_create(void *ctx, struct rpc_request *req, const void *args)
 {
-    const struct file_args *a = args;
-
-    create(ctx, req, a, FILE_AIO, a->fallocate);
+    create(ctx, req, args, FILE_AIO);
 }
 
 static void bdev_uring_create(void *ctx, struct rpc_request *req, const void *args)
 {
-    create(ctx, req, args, FILE_URING, true);
+    create(ctx, req, args, FILE_URING);
 }
 
 static void bdev_aio_delete(void *ctx, struct rpc_request *req, const void *args)

@@ -15,6 +15,7 @@ struct action {
     char nqn[NVME_NQN_MAX + 1], ctrl_id[64];
     uint32_t nsid;
     void (*success)(struct action *act); /* saves what has changed */
+    void (*failure)(struct action *act); /* takes back what was saved ahead */
 };
 
 static struct action *action_create(struct control_ctx *ctx, struct rpc_request *req,
@@ -44,11 +45,15 @@ static void acted(void *arg, int rc, const struct err *err)
         if (act->success)
             act->success(act);
         rpc_true(act->req);
-    } else if (err && err->msg[0]) {
-        rpc_error(act->req, rc, "%s", err->msg);
-    } else {
-        rpc_error(act->req, rc, "controller '%s'", act->ctrl_id);
+        free(act);
+        return;
     }
+    if (act->failure)
+        act->failure(act);
+    if (err && err->msg[0])
+        rpc_error(act->req, rc, "%s", err->msg);
+    else
+        rpc_error(act->req, rc, "controller '%s'", act->ctrl_id);
     free(act);
 }
 
@@ -252,6 +257,8 @@ static void nvme_controller_attach_ns(void *arg, struct rpc_request *req, const 
     struct nvme_ns *ns = ctrl ? need_namespace(req, ctrl, a->nsid) : NULL;
     struct holder_search s = {.ns = ns};
     struct action *act;
+    struct err err = {0};
+    int rc;
 
     if (!ns)
         return;
@@ -265,10 +272,20 @@ static void nvme_controller_attach_ns(void *arg, struct rpc_request *req, const 
                   a->nsid, nvme_ctrl_get_info(s.holder).ctrl_id);
         return;
     }
-    act = action_create(ctx, req, ctrl, save_attached);
+    act = action_create(ctx, req, ctrl, NULL);
     if (!act)
         return;
     act->nsid = a->nsid;
+    act->failure = save_detached;
+    /* Saved first: once the namespace is in the function's state memory the next service has to
+     * attach it, or it is refused. The other way round does no harm: a saved attachment that did
+     * not come to pass is made up for, and its caller has no answer. So a detach is saved last. */
+    save_attached(act);
+    rc = rpc_journal_flush(req, &err);
+    if (rc < 0) {
+        acted(act, rc, &err);
+        return;
+    }
     nvme_ctrl_attach_ns(ctrl, ns, acted, act);
 }
 

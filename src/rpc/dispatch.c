@@ -53,11 +53,18 @@ json_t *rpc_error_object(int code, const char *message)
                      text ? text : json_string("error (text is not UTF-8)"));
 }
 
-static void request_free(struct rpc_request *req)
+static void forget_changes(struct rpc_request *req)
 {
     for (unsigned i = 0; i < req->nchanges; i++)
         free(req->changes[i].key);
     free(req->changes);
+    req->changes = NULL;
+    req->nchanges = 0;
+}
+
+static void request_free(struct rpc_request *req)
+{
+    forget_changes(req);
     json_decref(req->params);
     json_decref(req->saved);
     free(req);
@@ -119,8 +126,8 @@ static void finish(struct rpc_request *req, json_t *result, json_t *error)
 
         /* The change itself cannot be undone in general: the operator must know that it will not
          * outlive the service. */
-        snprintf(text, sizeof(text), "%s was carried out but could not be saved: %s",
-                 req->method->name, err.msg);
+        snprintf(text, sizeof(text), "%s was %s but could not be saved: %s", req->method->name,
+                 error ? "taken back" : "carried out", err.msg);
         log_line(LOG_ERROR, "rpc", "%s", text);
         if (!error)
             error = rpc_error_object(rc, text);
@@ -211,6 +218,14 @@ void rpc_journal_put(struct rpc_request *req, const char *key)
 void rpc_journal_drop(struct rpc_request *req, const char *key)
 {
     add_change(req, key, true);
+}
+
+int rpc_journal_flush(struct rpc_request *req, struct err *err)
+{
+    int rc = save_changes(req, err);
+
+    forget_changes(req);
+    return rc;
 }
 
 bool rpc_replaying(const struct rpc_request *req)

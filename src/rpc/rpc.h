@@ -96,6 +96,9 @@ void rpc_journal_amend(struct rpc_request *req, const char *member, json_t *valu
 json_t *rpc_saved_params(struct rpc_request *req);
 void rpc_journal_put(struct rpc_request *req, const char *key);
 void rpc_journal_drop(struct rpc_request *req, const char *key);
+/* Saves at once what was recorded, for an effect that outlives the service and may not be ahead of
+ * the saved configuration. After an error nothing counts as saved: drop it and answer. */
+int rpc_journal_flush(struct rpc_request *req, struct err *err);
 /* True while the call comes from the journal at start: nothing is saved again, controllers wait for
  * the end of replay. */
 bool rpc_replaying(const struct rpc_request *req);

@@ -228,9 +228,9 @@ static void shape_iov(struct slot *s, size_t bytes)
 
         if (cfg.aligned)
             len = MIN(left, (size_t)65536);
-        else if ((int)n < MAX_IOV - 1 && left > 1)
+        else if (n < (int)MAX_IOV - 1 && left > 1)
             len = 1 + rnd(w, (unsigned)left);
-        if ((int)n == MAX_IOV - 1)
+        if (n == (int)MAX_IOV - 1)
             len = left;
         s->iov[n++] = (struct iovec){s->buf + at, len};
         at += len;

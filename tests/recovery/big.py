@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""128 MiB of O_DIRECT requests in flight when the service is killed, and a second service waiting for its lease: from the
+"""256 MiB of O_DIRECT requests in flight when the service is killed, and a second service waiting for its lease: from the
 moment it has it, nothing of the first may reach the first one's file or the guest's pages. The second one works on a copy: a
 file belongs to one program at a time, and that lock would be a fence of its own."""
 import mmap
@@ -12,7 +12,7 @@ from snap import RpcError, Snap
 from vfio_user import Memory
 
 EACH = 512 << 10  # the largest command
-COUNT = 256       # half of them writes, half reads
+COUNT = 512       # half of them writes, half reads: 256 MiB
 BLOCK = 512
 WRITES = COUNT // 2
 OLD, NEW, LATE, GUARD, READ_DATA = b"\x11", b"\x22", b"\x33", b"\x44", b"\x55"
@@ -47,6 +47,11 @@ def create_file(path):
             f.write((OLD if i < WRITES * EACH // MIB else READ_DATA) * MIB)
         f.flush()
         os.fsync(f.fileno())
+
+
+def create_holes(path):
+    with open(path, "wb") as f:
+        f.truncate(COUNT * EACH)
 
 
 def waiting_service(snap, path, tmpdir):
@@ -91,13 +96,17 @@ def fill_queue(n):
     return buffers
 
 
-def round_(tmpdir, programs=None, settle=0.01, watch=1.5):
-    """One kill. Returns a list of violations (empty: the fence held) and how many commands were in flight."""
+def round_(tmpdir, programs=None, settle=0.01, watch=1.5, to_the_end=True):
+    """One kill. Returns a list of violations (empty: the fence held) and how many commands were in flight (0 without
+    to_the_end: then the next service is not resumed)."""
     found = []
     with RecoverySnap(tmpdir, programs) as snap:
         path, copy = tmpdir / "disk0.img", tmpdir / "copy.img"
         create_file(path)
-        create_file(copy)
+        if to_the_end:
+            create_file(copy)
+        else:
+            create_holes(copy)
         snap.rpc("bdev_uring_create", name="File0", filename=str(path), block_size=BLOCK)
         snap.nvme_disk(bdev="File0", nqn="nqn.2024-01.io.opensnap:big", pf_id=0, ctrl_id="Ctrl0", mdts=7)
         snap.wait_accepts(0)
@@ -108,13 +117,14 @@ def round_(tmpdir, programs=None, settle=0.01, watch=1.5):
             buffers = fill_queue(n)
             n.io[1].ring()
             time.sleep(settle)
-            snap.kill_service()
+            snap.service.kill()  # nobody waits for it to be reaped: the next lease may come as early as snap_emu lets it
             took = take_over(other, nqn)
             # From here on, what the first service had in flight must be over. The newest requests first: they are the
             # last the kernel gets to.
             marks = [(i, LATE * TAIL if i < WRITES else GUARD * TAIL) for i in reversed(range(COUNT))]
             for i, mark in marks:
                 n.memory.write(tail_of(buffers[i]), mark)
+            snap.kill_service()
             cq = n.memory.read(n.io[1].cq, n.io[1].entries * 16)
             before = [direct.read((i + 1) * EACH - SAMPLE, SAMPLE) for i in range(WRITES)]
             time.sleep(watch)
@@ -130,6 +140,8 @@ def round_(tmpdir, programs=None, settle=0.01, watch=1.5):
                 found.append(f"guest pages of {changed} buffers changed after the lease")
             if n.memory.read(n.io[1].cq, n.io[1].entries * 16) != cq:
                 found.append("completions appeared after the lease, while the next service was suspended")
+            if not to_the_end:
+                return found, 0
             finish(n, other, second, buffers[0], found)
             records = other.rpc("nvme_controller_dbg_io_stats_get", ctrl_id="Ctrl0")["recovery"]["records"]
         finally:
