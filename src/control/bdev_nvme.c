@@ -113,10 +113,12 @@ static json_t *namespaces_json(const struct nvme_of_host *host)
 
     for (unsigned i = 0; i < n; i++)
         json_array_append_new(
-            list, json_pack("{s:I,s:I,s:I,s:o,s:o,s:o}", "nsid", (json_int_t)ns[i].nsid,
+            list, json_pack("{s:I,s:I,s:I,s:o,s:o,s:o,s:b,s:b,s:b}", "nsid", (json_int_t)ns[i].nsid,
                             "block_size", (json_int_t)ns[i].block_bytes, "num_blocks",
                             (json_int_t)ns[i].nblocks, "uuid", uuid_json(&ns[i].uuid), "nguid",
-                            hex_json(ns[i].nguid, 16), "eui64", hex_json(ns[i].eui64, 8)));
+                            hex_json(ns[i].nguid, 16), "eui64", hex_json(ns[i].eui64, 8),
+                            "no_write_cache", ns[i].no_write_cache, "no_unmap", ns[i].no_unmap,
+                            "read_only", ns[i].read_only));
     free(ns);
     return list;
 }
@@ -146,12 +148,16 @@ static bool namespace_value(json_t *v, struct nvme_of_namespace *ns)
     ns->nsid = (uint32_t)nsid;
     ns->block_bytes = (uint32_t)block;
     ns->nblocks = (uint64_t)blocks;
+    ns->no_write_cache = json_is_true(json_object_get(v, "no_write_cache"));
+    ns->no_unmap = json_is_true(json_object_get(v, "no_unmap"));
+    ns->read_only = json_is_true(json_object_get(v, "read_only"));
     return bdev_uuid_parse(uuid, &ns->uuid) == 0 &&
            hex_value(json_object_get(v, "nguid"), ns->nguid, 16) &&
            hex_value(json_object_get(v, "eui64"), ns->eui64, 8);
 }
 
-/* From malloc; NULL: none are known. false: they are damaged. */
+/* From malloc; NULL: nothing was saved. An empty list is not nothing: the target had no namespace,
+ * and need not be there now. false: they are damaged. */
 static bool known_namespaces(json_t *saved, struct nvme_of_namespace **ret, unsigned *ret_n)
 {
     size_t n = json_array_size(saved);
@@ -159,9 +165,9 @@ static bool known_namespaces(json_t *saved, struct nvme_of_namespace **ret, unsi
 
     *ret = NULL;
     *ret_n = 0;
-    if (n == 0)
+    if (!saved)
         return true;
-    list = n <= NAMESPACES_MAX ? calloc(n, sizeof(*list)) : NULL;
+    list = n <= NAMESPACES_MAX ? calloc(n + 1, sizeof(*list)) : NULL;
     if (!list)
         return false;
     for (size_t i = 0; i < n; i++) {

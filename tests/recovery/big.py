@@ -140,6 +140,8 @@ def round_(tmpdir, programs=None, settle=0.01, watch=1.5, to_the_end=True):
                 found.append(f"guest pages of {changed} buffers changed after the lease")
             if n.memory.read(n.io[1].cq, n.io[1].entries * 16) != cq:
                 found.append("completions appeared after the lease, while the next service was suspended")
+            posted = sum(cq[16 * i + 14] & 1 for i in range(n.io[1].entries))
+            print(f"settled {settle * 1000:.0f} ms: the lease took {took * 1000:.0f} ms, {posted} of {COUNT} were completed: {found}")
             if not to_the_end:
                 return found, 0
             finish(n, other, second, buffers[0], found)
@@ -149,7 +151,6 @@ def round_(tmpdir, programs=None, settle=0.01, watch=1.5, to_the_end=True):
             direct.close()
             second.close()
             other.stop()
-    print(f"settled {settle * 1000:.0f} ms: the lease took {took * 1000:.0f} ms, {records} commands were in flight: {found}")
     return found, records
 
 

@@ -74,6 +74,18 @@ def test_file(snap, refused, tmp_path, kind, product):
 
 
 @pytest.mark.parametrize("kind", ["aio", "uring"])
+@pytest.mark.parametrize("params,on", [({}, True), ({"fallocate": True}, True), ({"fallocate": False}, False)])
+def test_discard_frees_space_unless_refused(snap, tmp_path, kind, params, on):
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(1 << 20))
+    snap.rpc(f"bdev_{kind}_create", name="F", filename=str(path), block_size=512, **params)
+    b = only(snap, "F")
+    assert b["driver_specific"][kind]["fallocate"] is on
+    if not on:
+        assert b["supported_io_types"]["unmap"] is False
+
+
+@pytest.mark.parametrize("kind", ["aio", "uring"])
 def test_file_that_cannot_be_a_disk(snap, refused, tmp_path, kind):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

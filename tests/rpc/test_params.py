@@ -47,7 +47,7 @@ WELL_FORMED = {
                         "fallocate": False, "nowait": False},
     "bdev_aio_delete": {"name": NAME},
     "bdev_aio_rescan": {"name": NAME},
-    "bdev_uring_create": {"name": NAME, "filename": "/nonexistent/file", "block_size": 512},
+    "bdev_uring_create": {"name": NAME, "filename": "/nonexistent/file", "block_size": 512, "fallocate": True},
     "bdev_uring_delete": {"name": NAME},
     "bdev_uring_rescan": {"name": NAME},
     "bdev_nvme_attach_controller": {"name": NAME, "trtype": "TCP", "traddr": "127.0.0.1", "adrfam": "IPv4",

@@ -207,6 +207,48 @@ static void a_missing_namespace_fails_the_device(void **state)
     refused(*state, &(struct service_opts){.no_namespace = true}, "namespace 1 is not attached");
 }
 
+static void left(void *arg, int rc)
+{
+    assert_int_equal(rc, 0);
+}
+
+static void a_namespace_attached_in_between_is_told(void **state)
+{
+    struct fixture *x = *state;
+    struct nvme_sqe aer = {.opc = NVME_ADMIN_ASYNC_EVENT, .cid = le16_of(100)};
+    struct nvme_sqe set = {.opc = NVME_ADMIN_SET_FEATURES,
+                           .cdw10 = le32_of(NVME_FEAT_ASYNC_EVENT),
+                           .cdw11 = le32_of(NVME_OAES_NS_ATTR)};
+    struct nvme_sqe log = {.opc = NVME_ADMIN_GET_LOG_PAGE,
+                           .prp1 = le64_of(GPA_DATA),
+                           .cdw10 = le32_of(1023 << 16 | NVME_LOG_CHANGED_NS)};
+    const le32 *changed = (const void *)(x->m.ram + GPA_DATA);
+    struct nvme_cqe cqe;
+
+    run_ok(x, 0, set);
+    nvme_dev_detach(x->s.dev, 1, left, NULL);
+    run_ok(x, 0, aer);
+    run_ok(x, 0, log);
+    host_submit(&x->h, 0, &aer);
+    turns(x);
+    assert_false(host_take(&x->h, 0, &cqe));
+    service_stop(&x->s);
+    service_start(&x->s, &x->m); /* with the namespace */
+    turns(x);
+    assert_true(host_take(&x->h, 0, &cqe));
+    assert_int_equal(le16_get(cqe.cid), 100);
+    assert_int_equal(le32_get(cqe.dw0), 0x040002);
+    run_ok(x, 0, log);
+    assert_int_equal(le32_get(changed[0]), 1);
+    /* Known now: the next service says nothing. */
+    host_submit(&x->h, 0, &aer);
+    turns(x);
+    service_stop(&x->s);
+    service_start(&x->s, &x->m);
+    turns(x);
+    assert_false(host_take(&x->h, 0, &cqe));
+}
+
 static void reset_done(void *arg)
 {
     *(bool *)arg = true;
@@ -344,6 +386,7 @@ int main(void)
         T(another_capacity_fails_the_device),
         T(another_number_of_queues_fails_the_device),
         T(a_missing_namespace_fails_the_device),
+        T(a_namespace_attached_in_between_is_told),
         T(a_failed_device_is_well_after_a_reset),
         T(without_a_host_everything_may_change),
         T(another_epoch_voids_queues_and_records),

@@ -74,8 +74,12 @@ void nvme_adopt_store_ns(struct nvme_dev *dev)
         if (nsid && !nvme_dev_ns_slow(dev, nsid))
             atomic_store_explicit(&dev->st->ns[i].nsid, 0, memory_order_release);
     }
-    for (unsigned i = 0; i < dev->nns; i++)
+    for (unsigned i = 0; i < dev->nns; i++) {
+        /* Saved, but our predecessor died before it could attach it. */
+        if (!nvme_state_ns_find(dev->st, dev->ns[i]->nsid))
+            nvme_event_ns_changed(dev, dev->ns[i]->nsid);
         store(dev, dev->ns[i]);
+    }
 }
 
 int nvme_dev_attach(struct nvme_dev *dev, const struct nvme_dev_ns_opts *opts, struct err *err)
@@ -121,8 +125,8 @@ int nvme_dev_attach(struct nvme_dev *dev, const struct nvme_dev_ns_opts *opts, s
     dev->nns++;
     /* Before the first resume after adoption the state memory tells what was; nobody is told. */
     if (dev->f && dev->owns_state) {
+        nvme_event_ns_changed(dev, ns->nsid); /* first: who finds it stored does not tell */
         store(dev, ns);
-        nvme_event_ns_changed(dev, ns->nsid);
     }
     return 0;
 }
