@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""256 MiB of O_DIRECT requests in flight when the service is killed, and a second service waiting for its lease: from the
+"""128 MiB of O_DIRECT requests in flight when the service is killed, and a second service waiting for its lease: from the
 moment it has it, nothing of the first may reach the first one's file or the guest's pages. The second one works on a copy: a
 file belongs to one program at a time, and that lock would be a fence of its own."""
 import mmap
 import os
+import threading
 import time
 
 from host import MIB, RecoverySnap
@@ -12,7 +13,7 @@ from snap import RpcError, Snap
 from vfio_user import Memory
 
 EACH = 512 << 10  # the largest command
-COUNT = 512       # half of them writes, half reads: 256 MiB
+COUNT = 256       # half of them writes, half reads: 128 MiB
 BLOCK = 512
 WRITES = COUNT // 2
 OLD, NEW, LATE, GUARD, READ_DATA = b"\x11", b"\x22", b"\x33", b"\x44", b"\x55"
@@ -38,6 +39,31 @@ class Direct:
     def close(self):
         os.close(self.fd)
         self.buffer.close()
+
+
+class Noise:
+    """Other programs' reads keep the disk busy, so that what is in flight stays so for longer than a process takes to die."""
+
+    def __init__(self, path, threads=12):
+        self.stopping = False
+        self.threads = [threading.Thread(target=self.run, args=(path, i), daemon=True) for i in range(threads)]
+        for t in self.threads:
+            t.start()
+
+    def run(self, path, i):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        buffer = mmap.mmap(-1, 2 * MIB)
+        size = os.fstat(fd).st_size
+        offset = size // 12 * i // MIB * MIB
+        while not self.stopping:
+            os.preadv(fd, [buffer], offset)
+            offset = (offset + 2 * MIB) % size
+        os.close(fd)
+
+    def stop(self):
+        self.stopping = True
+        for t in self.threads:
+            t.join()
 
 
 def create_file(path):
@@ -112,9 +138,11 @@ def round_(tmpdir, programs=None, settle=0.01, watch=1.5, to_the_end=True):
         snap.wait_accepts(0)
         other, nqn = waiting_service(snap, copy, tmpdir)
         direct, second = Direct(path), Direct(copy)
+        noise = None
         n = Nvme(snap.socket_of(0), memory=Memory(COUNT * EACH + 16 * MIB), entries=COUNT + 1)
         try:
             buffers = fill_queue(n)
+            noise = Noise(path)
             n.io[1].ring()
             time.sleep(settle)
             snap.service.kill()  # nobody waits for it to be reaped: the next lease may come as early as snap_emu lets it
@@ -124,6 +152,7 @@ def round_(tmpdir, programs=None, settle=0.01, watch=1.5, to_the_end=True):
             marks = [(i, LATE * TAIL if i < WRITES else GUARD * TAIL) for i in reversed(range(COUNT))]
             for i, mark in marks:
                 n.memory.write(tail_of(buffers[i]), mark)
+            noise.stop()
             snap.kill_service()
             cq = n.memory.read(n.io[1].cq, n.io[1].entries * 16)
             before = [direct.read((i + 1) * EACH - SAMPLE, SAMPLE) for i in range(WRITES)]
@@ -147,6 +176,8 @@ def round_(tmpdir, programs=None, settle=0.01, watch=1.5, to_the_end=True):
             finish(n, other, second, buffers[0], found)
             records = other.rpc("nvme_controller_dbg_io_stats_get", ctrl_id="Ctrl0")["recovery"]["records"]
         finally:
+            if noise:
+                noise.stop()
             n.close()
             direct.close()
             second.close()

@@ -275,3 +275,31 @@ def test_full_disk_is_reported_and_made_good(tmp_path):
         snap.rpc("bdev_null_create", name="N2", block_size=512, num_blocks=8)
         restart(snap)
         assert {b["name"] for b in snap.rpc("bdev_get_bdevs")} == {"N0", "N1", "N2"}
+
+
+def test_an_attachment_is_saved_before_it_takes_effect(tmp_path):
+    """Else a kill in between leaves a namespace in the function's state memory that the next service does not know."""
+    import resource
+    with Snap(tmp_path) as snap:
+        for i in (1, 2):
+            snap.rpc("bdev_null_create", name=f"N{i}", block_size=512, num_blocks=8)
+        ctrl = snap.nvme_disk("N1")
+        snap.rpc("nvme_namespace_create", nqn=snap.rpc("nvme_subsystem_list")[0]["nqn"], bdev_name="N2", nsid=2)
+        before = picture(snap)
+        limits = resource.prlimit(snap.service.pid, resource.RLIMIT_FSIZE)
+        size = (snap.state_dir / "config.journal").stat().st_size
+        resource.prlimit(snap.service.pid, resource.RLIMIT_FSIZE, (size + 20, limits[1]))
+        with pytest.raises(RpcError) as e:
+            snap.rpc("nvme_controller_attach_ns", ctrl_id=ctrl, nsid=2)
+        assert e.value.code == -27 and "config.journal" in e.value.message
+        assert picture(snap) == before
+        resource.prlimit(snap.service.pid, resource.RLIMIT_FSIZE, limits)
+        snap.rpc("bdev_null_create", name="N3", block_size=512, num_blocks=8)
+        snap.rpc("bdev_null_delete", name="N3")
+        restart(snap)
+        assert picture(snap) == before
+        snap.rpc("nvme_controller_attach_ns", ctrl_id=ctrl, nsid=2)
+        attached = picture(snap)
+        assert attached != before
+        restart(snap)
+        assert picture(snap) == attached
