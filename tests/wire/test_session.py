@@ -91,12 +91,12 @@ def test_client_dying_in_any_state_makes_room_for_the_next(path, state, neighbou
 
 
 def connect_soon(path, seconds=10):
-    """The old client's reset may take a moment."""
+    """The old client's reset may take a moment; EAGAIN: so many wait already."""
     deadline = time.monotonic() + seconds
     while True:
         try:
             return VfioUser(path, timeout=5)
-        except (VfioError, Disconnected, ConnectionError, Timeout):
+        except (VfioError, Disconnected, ConnectionError, Timeout, BlockingIOError):
             assert time.monotonic() < deadline, "the function takes no client any more"
             time.sleep(0.01)
 
