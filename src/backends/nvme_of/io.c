@@ -167,7 +167,7 @@ static bool make_copy(struct nof_io *io)
         return true;
     for (int i = 0; i < req->iovcnt; i++)
         bytes += req->iov[i].iov_len;
-    io->copy = malloc(bytes);
+    io->copy = malloc(MAX(bytes, (size_t)1));
     if (!io->copy)
         return false;
     for (int i = 0; i < req->iovcnt; i++) {
