@@ -20,7 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "guest"))
 
-from nvmet import Namespace, NvmetTarget  # noqa: E402  (needs the path above)
+import cache  # noqa: E402  (needs the path above)
+from nvmet import Namespace, NvmetTarget  # noqa: E402
 from vm import VM, vfio_user  # noqa: E402
 
 NQN = "nqn.2026-01.org.opensnap:demo"
@@ -159,8 +160,23 @@ def kill_under_load(service, vm):
         raise SystemExit("the guest has noticed")
 
 
+def installed(build):
+    """What make has put here, and the peers, which are made on first use."""
+    title("Installed (scripts/deps.sh says each package and why; nothing is installed twice)")
+    check = subprocess.run([str(ROOT / "scripts" / "deps.sh"), "--check", "build", "guest"], stdout=subprocess.PIPE, text=True)
+    show(check.stdout or "Debian packages of the groups build and guest: all there")
+    for name in ("snap_emu", "snap_service", "snap_rpc", "snap_host"):
+        show(f"{build / name}")
+    argv, extra = cache.qemu("backports")
+    version = subprocess.run([*argv, "--version"], env={**os.environ, **extra}, stdout=subprocess.PIPE, text=True, check=True)
+    show(f"{version.stdout.splitlines()[0]} (Debian 13 backports, a private root below {Path(argv[0]).parents[4]})")
+    show(f"guest kernel: {cache.kernel('6.12').vmlinux}")
+
+
 def demo(folder, build):
-    title("Peers (from Debian packages, cached for the next time)")
+    installed(build)
+
+    title("A remote target")
     service = Service(folder, build)
     target = NvmetTarget(namespaces=[Namespace(size_mb=64)])
     guest = None

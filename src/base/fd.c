@@ -47,6 +47,21 @@ int fd_nonblock(int fd)
     return 0;
 }
 
+int fd_check_eventfd(int fd)
+{
+    char link[32], text[64];
+    ssize_t n;
+
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    n = readlink(link, text, sizeof(text) - 1);
+    if (n < 0)
+        return -EINVAL;
+    text[n] = '\0';
+    if (strcmp(text, "anon_inode:[eventfd]") != 0)
+        return -EINVAL;
+    return fd_nonblock(fd);
+}
+
 int fd_sockaddr(struct sockaddr_un *addr, const char *path, struct err *err)
 {
     size_t len = strlen(path);

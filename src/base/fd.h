@@ -19,6 +19,10 @@ int fd_memfd(const char *name, uint64_t size);
 /* 0 or -errno. */
 int fd_nonblock(int fd);
 
+/* An eventfd, which becomes non-blocking: a write to anything else could stop a reactor. 0 or
+ * -EINVAL. */
+int fd_check_eventfd(int fd);
+
 /* Fills addr from path, checked against the 107-byte limit of Unix socket paths. 0 or
  * -ENAMETOOLONG. */
 struct sockaddr_un;

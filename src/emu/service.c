@@ -45,21 +45,6 @@ static int check_pidfd(int fd, pid_t peer, struct err *err)
     return 0;
 }
 
-static int check_eventfd(int fd)
-{
-    char link[32], text[64];
-    ssize_t n;
-
-    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-    n = readlink(link, text, sizeof(text) - 1);
-    if (n < 0)
-        return -EBADF;
-    text[n] = '\0';
-    if (strcmp(text, "anon_inode:[eventfd]") != 0)
-        return -EBADF;
-    return fd_nonblock(fd);
-}
-
 /* Sealed against shrinking, or a truncation would be our SIGBUS. */
 static struct wake_page *map_wake_page(int fd, struct err *err)
 {
@@ -92,7 +77,7 @@ static int take_descriptors(struct service *s, pid_t peer, int *fds, unsigned nf
     if (rc < 0)
         return rc;
     for (unsigned i = 0; i < s->reactors; i++)
-        if (check_eventfd(fds[HELLO_FDS + i]) < 0)
+        if (fd_check_eventfd(fds[HELLO_FDS + i]) < 0)
             return err_set(err, -EBADF, "descriptor %u of the hello is not an eventfd",
                            HELLO_FDS + i);
     s->wake = map_wake_page(fds[2], err);

@@ -36,22 +36,6 @@ uint32_t irq_count(const struct irq_table *t, uint32_t index)
     }
 }
 
-/* A write to anything but a non-blocking eventfd could stop a reactor. */
-static int check_eventfd(int fd)
-{
-    char link[32], text[64];
-    ssize_t n;
-
-    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-    n = readlink(link, text, sizeof(text) - 1);
-    if (n < 0)
-        return -EINVAL;
-    text[n] = '\0';
-    if (strcmp(text, "anon_inode:[eventfd]") != 0)
-        return -EINVAL;
-    return fd_nonblock(fd);
-}
-
 static void signal_vector(struct irq_table *t, struct pci_function *pci, unsigned vector)
 {
     uint64_t one = 1;
@@ -79,7 +63,7 @@ static int assign_all(struct irq_table *t, struct pci_function *pci,
     if (nfds != set->count && nfds != 0)
         return -EINVAL;
     for (unsigned i = 0; i < nfds; i++) {
-        int rc = check_eventfd(fds[i]);
+        int rc = fd_check_eventfd(fds[i]);
 
         if (rc < 0)
             return rc;
