@@ -157,6 +157,7 @@ static void nvme_controller_dbg_io_stats_get(void *arg, struct rpc_request *req,
     set_number(o, "interrupts", info.interrupts);
     set_number(o, "doorbell_messages", info.doorbell_messages);
     set_number(o, "memory_parked", info.memory_parked);
+    set_number(o, "in_flight", info.in_flight);
     set_number(o, "bounce_bytes", bounce_bytes);
     recovery = json_object();
     set_number(recovery, "adopted", info.recovery.adopted);

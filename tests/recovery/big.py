@@ -4,10 +4,9 @@ moment it has it, nothing of the first may reach the first one's file or the gue
 file belongs to one program at a time, and that lock would be a fence of its own."""
 import mmap
 import os
-import threading
 import time
 
-from host import MIB, RecoverySnap
+from host import MIB, Noise, RecoverySnap
 from nvme import READ, WRITE, Nvme
 from snap import RpcError, Snap
 from vfio_user import Memory
@@ -39,31 +38,6 @@ class Direct:
     def close(self):
         os.close(self.fd)
         self.buffer.close()
-
-
-class Noise:
-    """Other programs' reads keep the disk busy, so that what is in flight stays so for longer than a process takes to die."""
-
-    def __init__(self, path, threads=12):
-        self.stopping = False
-        self.threads = [threading.Thread(target=self.run, args=(path, i), daemon=True) for i in range(threads)]
-        for t in self.threads:
-            t.start()
-
-    def run(self, path, i):
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
-        buffer = mmap.mmap(-1, 2 * MIB)
-        size = os.fstat(fd).st_size
-        offset = size // 12 * i // MIB * MIB
-        while not self.stopping:
-            os.preadv(fd, [buffer], offset)
-            offset = (offset + 2 * MIB) % size
-        os.close(fd)
-
-    def stop(self):
-        self.stopping = True
-        for t in self.threads:
-            t.join()
 
 
 def create_file(path):

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the recovery tests share: a Snap whose programs can be replaced by test builds, and snap_perf running on."""
 import json
+import mmap
+import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -69,6 +72,31 @@ class RecoverySnap(Snap):
             if time.monotonic() > deadline or (state or "").startswith("FAILED"):
                 raise AssertionError(f"{ctrl} is {state}")
             time.sleep(0.01)
+
+
+class Noise:
+    """Other programs' reads keep the disk busy, so that requests stay in flight for a while."""
+
+    def __init__(self, path, threads=12):
+        self.stopping = False
+        self.threads = [threading.Thread(target=self.run, args=(path, i, threads), daemon=True) for i in range(threads)]
+        for t in self.threads:
+            t.start()
+
+    def run(self, path, i, threads):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        buffer = mmap.mmap(-1, 2 * MIB)
+        size = os.fstat(fd).st_size
+        offset = size // threads * i // MIB * MIB
+        while not self.stopping:
+            os.preadv(fd, [buffer], offset)
+            offset = (offset + 2 * MIB) % size
+        os.close(fd)
+
+    def stop(self):
+        self.stopping = True
+        for t in self.threads:
+            t.join()
 
 
 class Load:

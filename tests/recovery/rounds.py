@@ -6,7 +6,7 @@ it found in the state memory. It returns an Outcome; whether that is good or bad
 import random
 import time
 
-from host import Load, RecoverySnap
+from host import Load, Noise, RecoverySnap
 from snap import tail
 
 PHASES = ("unpublished", "live", "intent_stored", "posted")
@@ -21,11 +21,13 @@ class Round:
         self.found = {}
 
     def records(self):
-        return max((f["records"] for f in self.found.values()), default=0)
+        return sum(f["records"] for f in self.found.values())
 
     def __str__(self):
-        parts = [f"{c}: {f['records']} records (" + ", ".join(f"{p} {f[p]}" for p in PHASES) + ")"
-                 for c, f in sorted(self.found.items())]
+        parts = []
+        for ctrl, f in sorted(self.found.items()):
+            phases = ", ".join(f"{f[p]} {p}" for p in PHASES if f[p])
+            parts.append(f"{ctrl} {f['records']} records" + (f" ({phases})" if phases else ""))
         return f"round {self.number}: {self.how}: " + "; ".join(parts)
 
 
@@ -47,7 +49,7 @@ class Outcome:
         return "\n".join([str(r) for r in self.rounds] + [f"errors: {self.errors}"] + self.notes)
 
 
-def run(tmpdir, rounds, plan, programs=None, backends=("file", "file", "malloc"), depth=32, bs="4k", seed=None, missing=20,
+def run(tmpdir, rounds, plan, programs=None, backends=("file", "file", "malloc"), depth=32, bs="16k", seed=None, missing=20,
         extra=()):
     """plan(number, rng) -> None for a kill at a random moment, or (point, passes). The crash-point build (programs
     ["crash"], default snap_service_crash_points) runs in such rounds only, so that the product build does the rest."""
@@ -68,9 +70,11 @@ def run(tmpdir, rounds, plan, programs=None, backends=("file", "file", "malloc")
 
         snap.start_emu()
         snap.start_service()
+        noise = None
         for pf, backend in enumerate(backends):
             if backend == "file":
-                snap.file_disk(pf)
+                image = snap.file_disk(pf)
+                noise = noise or Noise(image, 3)
             else:
                 snap.malloc_disk(pf)
         ctrls = [f"Ctrl{pf}" for pf in range(len(backends))]
@@ -81,6 +85,8 @@ def run(tmpdir, rounds, plan, programs=None, backends=("file", "file", "malloc")
                 loads.append(Load(snap.socket_of(pf), tmpdir, f"load{pf}", depth, bs, 1024, missing, [*pace, *extra]))
             kill_rounds(snap, loads, ctrls, rounds, choose, rng, outcome, missing)
         finally:
+            if noise:
+                noise.stop()
             for load in loads:
                 finish(load, outcome, missing)
     return outcome
@@ -97,6 +103,8 @@ def kill_rounds(snap, loads, ctrls, rounds, choose, rng, outcome, missing):
     while number < rounds:
         if point is None:
             time.sleep(rng.uniform(0.0, 0.12))
+            if rng.random() < 0.9:  # else: the moment as it comes
+                wait_busy(snap, ctrls)
             snap.kill_service()
         elif not dies(snap, 10):
             outcome.notes.append(f"round {number}: the service did not pass {point[0]} {point[1]} times")
@@ -115,6 +123,15 @@ def kill_rounds(snap, loads, ctrls, rounds, choose, rng, outcome, missing):
         if any(load.ended() for load in loads):
             return  # its verdict says why
         if point is None and not all(load.wait_progress(30, missing + 10) for load in loads):
+            return
+
+
+def wait_busy(snap, ctrls, seconds=1.0):
+    """On two busy cores a service may stand still for a moment with nothing in its hands; killing it then shows little.
+    Any moment with commands in flight will do."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if any(snap.rpc("nvme_controller_dbg_io_stats_get", ctrl_id=c)["in_flight"] >= 8 for c in ctrls):
             return
 
 

@@ -29,8 +29,10 @@ def random_moment(number, rng):
     return None
 
 
-def test_kill_rounds(tmp_path):
-    outcome = run(tmp_path, ROUNDS, mixed)
+def test_kill_rounds(tmp_path, capsys):
+    with capsys.disabled():  # what each round found belongs into the log
+        print()
+        outcome = run(tmp_path, ROUNDS, mixed)
     assert outcome.good(), str(outcome)
     assert len(outcome.rounds) == ROUNDS
     busy = sum(1 for r in outcome.rounds if r.records() >= 8)

@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """One snap_emu and one service for all wire tests; each test connects to the function as a fresh client. A second function
 has a client that verifies all the time: whatever is done to the first, the neighbour must not notice."""
-import json
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,59 +9,9 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "lib")]
 
+from disks import Neighbour, two_disks  # noqa: E402
 from nvme import Nvme  # noqa: E402
-from snap import Snap, program, tail  # noqa: E402
 from vfio_user import VfioUser  # noqa: E402
-
-BLOCKS = 16384  # of 512 bytes, per disk
-
-
-class Neighbour:
-    """snap_perf, verifying a small range of another function at a modest rate."""
-
-    def __init__(self, socket, directory, rate=300):
-        self.log = Path(directory) / "neighbour.log"
-        self.out = open(self.log, "wb")
-        self.process = subprocess.Popen(
-            [program("snap_perf"), "--socket", str(socket), "--rw", "randrw", "--bs", "4k", "--depth", "4", "--range",
-             "512", "--verify", "--rate", str(rate), "--runtime", "3600", "--missing-after", "20", "--status", "0.2",
-             "--json"], stdout=subprocess.PIPE, stderr=self.out, stdin=subprocess.DEVNULL)
-
-    def check(self):
-        """Still there, nothing found."""
-        assert self.process.poll() is None, f"the neighbour ended:\n{tail(self.log)}"
-
-    def completed(self):
-        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.startswith('{"status"')]
-        return json.loads(lines[-1])["completed"] if lines else 0
-
-    def stop(self):
-        """Its verdict."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-        try:
-            out = self.process.communicate(timeout=40)[0]
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.communicate()
-            raise AssertionError(f"the neighbour hung:\n{tail(self.log)}") from None
-        finally:
-            self.out.close()
-        assert self.process.returncode == 0, f"the neighbour found errors:\n{tail(self.log)}\n{out.decode()}"
-        return json.loads(out)
-
-
-TOPOLOGY = {"NVME_EMULATION_ENABLE": "True", "NVME_EMULATION_NUM_PF": 2, "NVME_EMULATION_NUM_VF": 0,
-            "NVME_EMULATION_MAX_QUEUE_DEPTH": 10, "VIRTIO_BLK_EMULATION_ENABLE": "False"}
-
-
-def two_disks(directory):
-    s = Snap(directory, TOPOLOGY)
-    for pf in range(2):
-        s.rpc("bdev_malloc_create", name=f"Malloc{pf}", block_size=512, num_blocks=BLOCKS)
-        s.nvme_disk(bdev=f"Malloc{pf}", nqn=f"nqn.2024-01.io.opensnap:wire{pf}", pf_id=pf, ctrl_id=f"Wire{pf}")
-    s.vuids = [f["vuid"] for f in s.functions()]
-    return s
 
 
 @pytest.fixture(scope="session")
@@ -113,11 +59,3 @@ def nvme(path):
     """An enabled controller with one I/O queue."""
     with Nvme(path) as n:
         yield n
-
-
-def service_fds(snap):
-    return len(os.listdir(f"/proc/{snap.service.pid}/fd"))
-
-
-def emu_fds(snap):
-    return len(os.listdir(f"/proc/{snap.emu.pid}/fd"))

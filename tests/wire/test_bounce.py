@@ -3,7 +3,7 @@
 from nvme import READ, WRITE, Nvme, pattern, sqe
 from snap import Snap
 
-from conftest import TOPOLOGY
+from disks import TOPOLOGY
 
 NBLOCKS = 8
 

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 import vfio_user as v
-from conftest import emu_fds, service_fds
+from disks import emu_fds, service_fds
 from nvme import READ, Nvme, pattern
 from vfio_user import Memory, VfioError
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import vfio_user as v
-from conftest import emu_fds
+from disks import emu_fds
 from nvme import READ, Nvme, sqe
 from vfio_user import VfioError, eventfd, fired
 

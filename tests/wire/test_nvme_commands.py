@@ -4,7 +4,7 @@ import random
 import struct
 
 import pytest
-from conftest import BLOCKS
+from disks import BLOCKS
 from nvme import (DSM, FLUSH, GET_FEATURES, GET_LOG_PAGE, IDENTIFY, READ, SET_FEATURES, WRITE, WRITE_ZEROES, Nvme, pattern,
                   sqe)
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import vfio_user as v
-from conftest import emu_fds, service_fds
+from disks import emu_fds, service_fds
 from nvme import CC, CSTS, READ, WRITE, Nvme, pattern
 from vfio_user import Disconnected, Timeout, VfioError, VfioUser
 

@@ -52,6 +52,22 @@ class Message:
                 f"errno={self.errno}, fds={len(self.fds)})")
 
 
+def connect(path, timeout):
+    """A new controller's socket accepts clients a moment after the RPC's answer: a refusal counts when it lasts."""
+    deadline = time.monotonic() + 0.5
+    while True:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(timeout)
+        try:
+            sock.connect(path)
+            return sock
+        except OSError as e:
+            sock.close()
+            if not isinstance(e, ConnectionRefusedError) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+
+
 class VfioUser:
     """json: True (QEMU's capabilities), None (no JSON at all, like SPDK's initiator), or the bytes to send.
     minor None: do not negotiate."""
@@ -62,9 +78,7 @@ class VfioUser:
         self.fds = []
         self.next_id = 1
         self.posted = 0
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(timeout)
-        self.sock.connect(str(path))
+        self.sock = connect(str(path), timeout)
         self.server_version = None
         if minor is not None:
             try:

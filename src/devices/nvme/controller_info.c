@@ -87,6 +87,7 @@ struct nvme_ctrl_info nvme_ctrl_get_info(const struct nvme_ctrl *c)
     i.interrupts = dev->interrupts;
     i.doorbell_messages = dev->doorbell_messages;
     i.memory_parked = dev->memory_parked;
+    i.in_flight = atomic_load_explicit(&dev->inflight_shown, memory_order_relaxed);
     return i;
 }
 

@@ -391,6 +391,7 @@ static void dev_flush(void *p)
     }
     if (dev->dirty_cqs || dev->npending_vectors)
         nvme_dev_post(dev);
+    atomic_store_explicit(&dev->inflight_shown, dev->inflight, memory_order_relaxed);
     if (unlikely(dev->settle))
         nvme_dev_settle(dev);
 }

@@ -212,6 +212,7 @@ struct nvme_dev {
         _Atomic uint64_t adopted, records, live, intent_stored, posted, unpublished;
     } recovery;
     _Atomic uint64_t doorbell_messages, memory_parked, interrupts;
+    _Atomic uint32_t inflight_shown; /* inflight at the end of the newest turn */
     _Atomic bool failed;
     struct {
         _Atomic uint64_t reads, writes, flushes;

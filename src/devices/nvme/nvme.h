@@ -115,6 +115,7 @@ struct nvme_ctrl_info {
     } recovery;
     /* Counters are read without locks: each is exact, together they are a moment's view. */
     uint64_t interrupts, doorbell_messages, memory_parked;
+    uint32_t in_flight; /* commands at the backends */
 };
 struct nvme_ctrl_info nvme_ctrl_get_info(const struct nvme_ctrl *ctrl);
 bool nvme_ctrl_queue_stats(const struct nvme_ctrl *ctrl, unsigned qid,

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import vfio_user as v
-from conftest import emu_fds
+from disks import emu_fds
 from vfio_user import HEADER, VfioError, VfioUser
 
 
