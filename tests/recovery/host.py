@@ -54,10 +54,11 @@ class RecoverySnap(Snap):
             with socket.socket(socket.AF_UNIX) as s:
                 try:
                     s.connect(str(self.socket_of(pf)))
-                    return
+                    break
                 except ConnectionRefusedError:
                     assert time.monotonic() < deadline, "the function takes no client"
             time.sleep(0.005)
+        time.sleep(0.05)  # one client at a time: let it notice that this one is gone
 
     def recovery(self, ctrl):
         return self.rpc("nvme_controller_dbg_io_stats_get", ctrl_id=ctrl)["recovery"]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The instrument itself: it measures, and it names what a bad disk does."""
 import json
+import mmap
 import os
 import subprocess
 import time
@@ -51,7 +52,8 @@ def test_results_add_up(snap, doorbells):
     latency = r["read_latency"]
     assert 0 < latency["p50_us"] <= latency["p90_us"] <= latency["p99_us"] <= latency["max_us"]
     assert (r["queues"], r["depth"], r["doorbells"], r["seed"]) == (2, 8, doorbells, 42)
-    assert r["kicks"] == 0 if doorbells == "mapped" else r["kicks"] > 0
+    assert r["kicks"] == 0 or doorbells != "mapped"
+    assert r["kicks"] > 0 or doorbells != "trapped"
     assert 0 < r["interrupts"] <= 10000 and r["longest_gap_ms"] > 0
 
 
@@ -69,15 +71,16 @@ def test_rate_is_kept(snap):
 def test_medium_changed_by_somebody_else_is_named(snap, tmp_path):
     load = Load(snap.socket_of(1), tmp_path, blocks=512)
     assert load.wait_progress(100, 20)
-    with open(snap.image, "r+b") as f:
-        for _ in range(50):
-            f.seek(0)
-            f.write(b"not a pattern".ljust(4096, b"!") * 64)
-            f.flush()
-            os.fsync(f.fileno())
-            time.sleep(0.02)
-            if load.ended():
-                break
+    # Direct, as the service: the page cache and direct I/O on one file do not agree.
+    fd = os.open(snap.image, os.O_RDWR | os.O_DIRECT)
+    buffer = mmap.mmap(-1, 256 << 10)
+    buffer[:] = b"not a pattern".ljust(4096, b"!") * 64
+    for _ in range(50):
+        os.pwrite(fd, buffer, 0)
+        time.sleep(0.02)
+        if load.ended():
+            break
+    os.close(fd)
     verdict = load.stop()
     assert verdict["exit"] == 1 and not verdict["ok"]
     assert verdict["errors_by_kind"]["foreign"] > 0, verdict
