@@ -7,6 +7,7 @@
 #include "transports/vfio_user/inside.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -75,14 +76,22 @@ static void refuse(struct vfio_user *vu, int fd)
 
 /* ---- the listener ---- */
 
+/* The client that is here has closed its end, and we have not come to that yet. */
+static bool client_leaving(const struct vfio_user *vu)
+{
+    struct pollfd p = {.fd = vu->session->fd, .events = POLLRDHUP};
+
+    return p.fd >= 0 && poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR));
+}
+
 static void incoming(struct watch *w, uint32_t events)
 {
     struct vfio_user *vu = container_of(w, struct vfio_user, listen_watch);
     int fd;
 
     (void)events;
-    if (vu->draining)
-        return; /* reported in the same turn in which the last client left */
+    if (vu->draining || client_leaving(vu))
+        return; /* the next one waits in the backlog until the last one's end has been seen to */
     fd = accept4(vu->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0)
         return;
