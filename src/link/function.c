@@ -286,10 +286,22 @@ void function_reset(struct function *f, enum function_reset why, uint32_t epoch,
     function_kick(f);
 }
 
+/* Asked at every visit, not only when the message comes: the host that has switched bus mastering
+ * off counts on it from the answer to its write on. */
+static void look_at_flags(struct function *f)
+{
+    uint32_t flags = function_flags(f);
+
+    if (likely(flags == f->flags_seen))
+        return;
+    f->flags_seen = flags;
+    f->parts.ops->flags_changed(f->parts.dev, flags);
+}
+
 void function_flags_changed(struct function *f)
 {
     if (f->adopted && !f->failed)
-        f->parts.ops->flags_changed(f->parts.dev, function_flags(f));
+        look_at_flags(f);
     function_kick(f);
 }
 
@@ -340,14 +352,17 @@ unsigned function_poll(struct function *f)
         fail_poisoned(f);
         return 0;
     }
+    look_at_flags(f);
     n = apply_register_log(f);
     return n + f->parts.ops->poll(f->parts.dev);
 }
 
 void function_flush(struct function *f)
 {
-    if (f->adopted && !f->failed)
-        f->parts.ops->flush(f->parts.dev);
+    if (!f->adopted || f->failed)
+        return;
+    look_at_flags(f);
+    f->parts.ops->flush(f->parts.dev);
 }
 
 unsigned function_inflight(struct function *f)

@@ -19,6 +19,7 @@ struct fake {
     struct state_reg_write writes[16];
     unsigned nwrites, lost, polls, flushes, added, detaches;
     bool has_work;
+    uint32_t flags;
 };
 
 static int fake_adopt(void *dev, struct function *f, struct err *err)
@@ -65,6 +66,7 @@ static void fake_registers_lost(void *dev)
 
 static void fake_flags_changed(void *dev, uint32_t flags)
 {
+    ((struct fake *)dev)->flags = flags;
 }
 
 static void fake_memory_added(void *dev)
@@ -232,6 +234,18 @@ static void a_detached_region_comes_back_and_is_found_no_more(void **state)
     close(fd);
 }
 
+static void flags_count_from_the_next_visit_on(void **state)
+{
+    struct fixture *x = *state;
+
+    atomic_store(&x->st->emu.flags, STATE_BUS_MASTER);
+    function_flush(x->f);
+    assert_int_equal(x->dev.flags, STATE_BUS_MASTER);
+    atomic_store(&x->st->emu.flags, 0);
+    function_poll(x->f);
+    assert_int_equal(x->dev.flags, 0);
+}
+
 static void a_failed_function_is_left_alone(void **state)
 {
     struct fixture *x = *state;
@@ -256,6 +270,7 @@ int main(void)
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_detached_region_comes_back_and_is_found_no_more, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(flags_count_from_the_next_visit_on, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_failed_function_is_left_alone, set_up, tear_down),
     };
 

@@ -19,7 +19,8 @@ struct function {
     uint64_t irqs_sent;
     uint64_t polls;
     bool adopted, failed;
-    bool poisoned; /* failed because a host memory file was truncated */
+    uint32_t flags_seen; /* what the device model was told last */
+    bool poisoned;       /* failed because a host memory file was truncated */
     char failure[LINK_NAME_BYTES];
     void (*failed_cb)(void *arg); /* reactor thread */
     void *failed_arg;
