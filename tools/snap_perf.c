@@ -243,7 +243,7 @@ int main(int argc, char **argv)
     struct nvme_host_info info;
     struct nvme_host *h;
     struct err err = {0};
-    char path[4096];
+    static char path[4096];
     int rc = perf_parse(&p.o, argc, argv);
 
     if (rc)
