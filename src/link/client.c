@@ -18,13 +18,6 @@
 
 enum { ANSWER_MS = 5000 };
 
-struct keep_call {
-    struct list node;
-    uint64_t cookie;
-    void (*got)(void *arg, int rc, int fd, uint64_t size_bytes);
-    void *arg;
-};
-
 /* ---- packets ---- */
 
 void packet_close_fds(struct packet *p)
@@ -113,24 +106,6 @@ static int on_function(struct link_client *lc, const struct link_msg *msg)
     return 0;
 }
 
-static void on_kept(struct link_client *lc, struct packet *p)
-{
-    list_for_each(it, &lc->keeps)
-    {
-        struct keep_call *call = list_entry(it, struct keep_call, node);
-
-        if (call->cookie != p->msg.cookie)
-            continue;
-        list_remove(&call->node);
-        if (call->got)
-            call->got(call->arg, p->msg.rc, p->nfds > 0 ? p->fds[0] : -1, p->msg.keep.size_bytes);
-        if (p->nfds > 0 && call->got)
-            p->fds[0] = -1;
-        free(call);
-        return;
-    }
-}
-
 static int handle(struct link_client *lc, struct packet *p)
 {
     switch (p->msg.type) {
@@ -141,9 +116,8 @@ static int handle(struct link_client *lc, struct packet *p)
         return 0;
     case LINK_FUNCTION:
         return on_function(lc, &p->msg);
-    case LINK_KEPT:
+    case LINK_KEPT: /* too late: who asked has given up */
     case LINK_DROPPED:
-        on_kept(lc, p);
         return 0;
     default:
         lease_packet(lc, p);
@@ -242,23 +216,6 @@ static int wait_answer(struct link_client *lc, uint32_t type, uint64_t cookie, s
 }
 
 /* ---- keepsakes ---- */
-
-void link_keep(struct link_client *lc, const char *name, uint64_t size_bytes,
-               void (*got)(void *arg, int rc, int fd, uint64_t size_bytes), void *arg)
-{
-    struct link_msg msg = {.type = LINK_KEEP, .cookie = ++lc->next_cookie};
-    struct keep_call *call = calloc(1, sizeof(*call));
-
-    if (!call) {
-        got(arg, -ENOMEM, -1, 0);
-        return;
-    }
-    *call = (struct keep_call){.cookie = msg.cookie, .got = got, .arg = arg};
-    msg.keep.size_bytes = size_bytes;
-    snprintf(msg.keep.name, sizeof(msg.keep.name), "%s", name);
-    list_append(&lc->keeps, &call->node);
-    link_send(lc, &msg, NULL, 0);
-}
 
 static int keep_call_sync(struct link_client *lc, uint32_t type, uint32_t answer, const char *name,
                           uint64_t size_bytes, struct packet *p, struct err *err)
@@ -435,7 +392,6 @@ struct link_client *link_client_connect(const struct link_client_opts *opts, str
     }
     list_init(&lc->leases);
     list_init(&lc->backlog);
-    list_init(&lc->keeps);
     lc->control = opts->control;
     lc->lost = opts->lost;
     lc->lost_arg = opts->arg;
@@ -472,8 +428,6 @@ void link_client_destroy(struct link_client *lc)
         packet_close_fds(list_entry(node, struct packet, node));
         free(list_entry(node, struct packet, node));
     }
-    while ((node = list_pop(&lc->keeps)))
-        free(list_entry(node, struct keep_call, node));
     for (unsigned i = 0; lc->reactors && i < lc->nreactors; i++) {
         if (lc->reactors[i].reactor)
             reactor_set_sleep_flag(lc->reactors[i].reactor, NULL);

@@ -44,12 +44,9 @@ bool lease_waiting(const struct lease *l);
 void lease_close(struct lease *l, void (*closed)(void *arg), void *arg);
 struct function *lease_function(struct lease *l); /* NULL before it is granted */
 
-/* A keepsake: memory by name that outlives the service. got: rc 0 with fd (the caller's to close)
- * and its size. */
-void link_keep(struct link_client *lc, const char *name, uint64_t size_bytes,
-               void (*got)(void *arg, int rc, int fd, uint64_t size_bytes), void *arg);
-/* The same, waiting for the answer (bounded, 5 s). fd or -errno. Only before the control loop runs
- * or from RPC handlers. */
+/* A keepsake: memory by name that outlives the service; made with this size, or the one there is.
+ * Waits for the answer (bounded, 5 s). The fd, the caller's to close, or -errno. Only before the
+ * control loop runs or from RPC handlers. */
 int link_keep_sync(struct link_client *lc, const char *name, uint64_t size_bytes, struct err *err);
 int link_drop_sync(struct link_client *lc, const char *name, struct err *err);
 

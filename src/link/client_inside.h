@@ -34,7 +34,6 @@ struct link_client {
     struct list backlog; /* packets that came while a sync call waited for its answer */
     struct mail backlog_mail;
     bool backlog_posted;
-    struct list keeps; /* struct keep_call */
     uint64_t next_cookie;
     bool ready, broken;
     void (*lost)(void *arg);

@@ -51,8 +51,7 @@ struct watch {
     int fd;
     uint32_t events; /* EPOLLIN | EPOLLOUT */
     void (*ready)(struct watch *w, uint32_t events);
-    bool active;         /* the reactor's */
-    uint64_t generation; /* the reactor's */
+    bool active; /* the reactor's */
 };
 int watch_add(struct reactor *r, struct watch *w, int fd, uint32_t events,
               void (*ready)(struct watch *w, uint32_t events));

@@ -46,9 +46,8 @@ void nvme_cq_destroy(struct nvme_cq *cq)
     free(cq);
 }
 
-void nvme_cq_append(struct nvme_cq *cq, struct nvme_req *req)
+static void link_last(struct nvme_cq *cq, struct nvme_req *req)
 {
-    req->state = NVME_REQ_DONE;
     req->next = NULL;
     if (cq->first)
         cq->last->next = req;
@@ -56,6 +55,12 @@ void nvme_cq_append(struct nvme_cq *cq, struct nvme_req *req)
         cq->first = req;
     cq->last = req;
     cq->nqueued++;
+}
+
+void nvme_cq_append(struct nvme_cq *cq, struct nvme_req *req)
+{
+    req->state = NVME_REQ_DONE;
+    link_last(cq, req);
     if (!cq->queued) {
         cq->queued = true;
         cq->next_dirty = cq->dev->dirty_cqs;
@@ -72,17 +77,10 @@ void nvme_cq_drop_sq(struct nvme_cq *cq, const struct nvme_sq *sq)
     while (req) {
         struct nvme_req *next = req->next;
 
-        if (req->sq == sq) {
+        if (req->sq == sq)
             nvme_req_release(req);
-        } else {
-            req->next = NULL;
-            if (cq->first)
-                cq->last->next = req;
-            else
-                cq->first = req;
-            cq->last = req;
-            cq->nqueued++;
-        }
+        else
+            link_last(cq, req);
         req = next;
     }
 }

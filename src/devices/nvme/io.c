@@ -107,21 +107,31 @@ static uint32_t fua(const struct nvme_req *req)
                : 0;
 }
 
+/* The data of a read or write, within MDTS, as an iov; prot: what the device does with guest
+ * memory. */
+static nvme_status map_blocks(struct nvme_req *req, const struct nvme_dev_ns *ns, uint32_t prot,
+                              uint64_t *ret_bytes)
+{
+    uint64_t bytes = (uint64_t)req->io.nblocks << ns->block_shift;
+
+    if (unlikely(bytes > req->sq->dev->max_bytes))
+        return NVME_DNR(NVME_SC_INVALID_FIELD);
+    *ret_bytes = bytes;
+    return nvme_map_data(req, bytes, prot);
+}
+
 static nvme_status io_read(struct nvme_req *req)
 {
     struct nvme_dev *dev = req->sq->dev;
     struct nvme_dev_ns *ns;
     nvme_status st = nvme_dev_ns_get(dev, le32_get(req->rec->sqe.nsid), &ns);
-    uint64_t bytes;
+    uint64_t bytes = 0;
 
     if (st == NVME_SC_SUCCESS)
         st = check_blocks(ns, &req->rec->sqe, &req->io);
     if (unlikely(st != NVME_SC_SUCCESS))
         return st;
-    bytes = (uint64_t)req->io.nblocks << ns->block_shift;
-    if (unlikely(bytes > dev->max_bytes))
-        return NVME_DNR(NVME_SC_INVALID_FIELD);
-    st = nvme_map_data(req, bytes, GUEST_WRITE);
+    st = map_blocks(req, ns, GUEST_WRITE, &bytes);
     if (unlikely(st != NVME_SC_SUCCESS))
         return st;
     req->io.op = BDEV_READ;
@@ -137,7 +147,7 @@ static nvme_status io_write(struct nvme_req *req)
     struct nvme_dev *dev = req->sq->dev;
     struct nvme_dev_ns *ns;
     nvme_status st = nvme_dev_ns_get(dev, le32_get(req->rec->sqe.nsid), &ns);
-    uint64_t bytes;
+    uint64_t bytes = 0;
 
     if (st == NVME_SC_SUCCESS)
         st = check_blocks(ns, &req->rec->sqe, &req->io);
@@ -145,10 +155,7 @@ static nvme_status io_write(struct nvme_req *req)
         return st;
     if (unlikely(ns->read_only))
         return NVME_DNR(NVME_SC_NS_WRITE_PROTECTED);
-    bytes = (uint64_t)req->io.nblocks << ns->block_shift;
-    if (unlikely(bytes > dev->max_bytes))
-        return NVME_DNR(NVME_SC_INVALID_FIELD);
-    st = nvme_map_data(req, bytes, GUEST_READ);
+    st = map_blocks(req, ns, GUEST_READ, &bytes);
     if (unlikely(st != NVME_SC_SUCCESS))
         return st;
     req->io.op = BDEV_WRITE;
