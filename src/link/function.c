@@ -16,6 +16,64 @@
 
 enum { POLLS_PER_POISON_CHECK = 1024 };
 
+/* ---- kicks ---- */
+
+static void kicked(struct watch *w, uint32_t events)
+{
+    struct function_kick *k = container_of(w, struct function_kick, watch);
+    uint64_t n;
+
+    (void)events;
+    (void)!read(k->fd, &n, sizeof(n));
+    function_kick(k->f);
+}
+
+static void kick_drop(struct function_kick *k)
+{
+    if (k->silent)
+        k->f->nsilent--;
+    k->silent = false;
+    if (k->fd >= 0)
+        watch_remove(k->f->parts.reactor, &k->watch);
+    fd_close(&k->fd);
+}
+
+void function_ignore_kicks(struct function *f)
+{
+    for (unsigned i = 0; f->kicks && i < FUNCTION_MAX_QUEUES; i++)
+        kick_drop(&f->kicks[i]);
+}
+
+static void kicks_destroy(struct function *f)
+{
+    function_ignore_kicks(f);
+    free(f->kicks);
+}
+
+static bool kicks_create(struct function *f)
+{
+    if (f->kicks)
+        return true;
+    f->kicks = calloc(FUNCTION_MAX_QUEUES, sizeof(*f->kicks));
+    for (unsigned i = 0; f->kicks && i < FUNCTION_MAX_QUEUES; i++)
+        f->kicks[i] = (struct function_kick){.f = f, .fd = -1};
+    return f->kicks;
+}
+
+/* Takes fd. */
+static void kick_set(struct function_kick *k, int fd, bool run)
+{
+    kick_drop(k);
+    if (fd >= 0) {
+        fd_nonblock(fd);
+        if (watch_add(k->f->parts.reactor, &k->watch, fd, EPOLLIN, kicked) < 0)
+            fd_close(&fd);
+    }
+    k->fd = fd;
+    k->silent = run && fd < 0;
+    k->f->nsilent += k->silent;
+}
+
 /* ---- making one ---- */
 
 struct function *function_create(const struct function_parts *parts)
@@ -47,6 +105,8 @@ void function_destroy(struct function *f)
         return;
     for (unsigned i = 0; i < f->nvectors; i++)
         fd_close(&f->irq_fds[i]);
+    kicks_destroy(f);
+    guest_region_close(f->inflight_region);
     guest_map_destroy(f->map);
     if (f->parts.owned) {
         crash_mark_remove(f->parts.state);
@@ -145,6 +205,41 @@ void function_signal_all(struct function *f)
     for (unsigned i = 0; i < f->nvectors; i++)
         if (f->irq_fds[i] >= 0)
             function_irq(f, i);
+}
+
+void function_offer(struct function *f, uint64_t features, uint32_t queues, uint32_t queue_size)
+{
+    struct state_svc *svc = &f->parts.state->svc;
+
+    atomic_store_explicit(&svc->features, features, memory_order_release);
+    atomic_store_explicit(&svc->queues, queues, memory_order_release);
+    atomic_store_explicit(&svc->queue_size, queue_size, memory_order_release);
+}
+
+void function_config_changed(struct function *f, uint32_t status)
+{
+    atomic_store_explicit(&f->parts.state->svc.status, status, memory_order_release);
+    if (f->config_cb)
+        f->config_cb(f->config_arg);
+}
+
+struct function_inflight function_inflight_area(const struct function *f)
+{
+    const struct guest_region *region = f->inflight_region;
+
+    if (!region)
+        return (struct function_inflight){0};
+    return (struct function_inflight){region->host, region->size_bytes, f->inflight_queues,
+                                      f->inflight_queue_size};
+}
+
+void function_no_queues(void *dev, const struct function_queue *q,
+                        void (*stopped)(void *arg, uint32_t base), void *arg)
+{
+    (void)dev;
+    (void)q;
+    if (stopped)
+        stopped(arg, 0);
 }
 
 void function_kick(struct function *f)
@@ -271,18 +366,67 @@ void function_detach_region(struct function *f, uint32_t id,
     function_kick(f);
 }
 
+void function_set_queue(struct function *f, const struct function_queue *q, int kick_fd,
+                        void (*stopped)(void *arg, uint32_t base), void *arg)
+{
+    if (q->index >= FUNCTION_MAX_QUEUES || !kicks_create(f)) {
+        fd_close(&kick_fd);
+        function_fail(f, q->index >= FUNCTION_MAX_QUEUES ? "virtqueue index" : "out of memory");
+        if (stopped)
+            stopped(arg, 0);
+        return;
+    }
+    kick_set(&f->kicks[q->index], kick_fd, q->run);
+    f->parts.ops->queue_changed(f->parts.dev, q, stopped, arg);
+    function_kick(f);
+}
+
+void function_set_inflight(struct function *f, struct guest_region *region, uint32_t queues,
+                           uint32_t queue_size)
+{
+    guest_region_close(f->inflight_region);
+    f->inflight_region = region;
+    f->inflight_queues = queues;
+    f->inflight_queue_size = queue_size;
+}
+
+struct reset {
+    struct function *f;
+    void (*done)(void *arg);
+    void *arg;
+};
+
+/* Nothing of the device model uses the queues any more. */
+static void reset_done(void *arg)
+{
+    struct reset r = *(struct reset *)arg;
+
+    free(arg);
+    function_ignore_kicks(r.f);
+    function_set_inflight(r.f, NULL, 0, 0);
+    r.done(r.arg);
+}
+
 void function_reset(struct function *f, enum function_reset why, uint32_t epoch,
                     void (*done)(void *arg), void *arg)
 {
+    struct reset *r;
+
     if (!f->adopted) {
+        function_ignore_kicks(f);
+        function_set_inflight(f, NULL, 0, 0);
         done(arg);
         return;
     }
+    r = malloc(sizeof(*r));
+    if (!r)
+        abort(); /* our own memory, not the guest's doing; state memory survives this */
+    *r = (struct reset){f, done, arg};
     for (unsigned i = 0; i < f->nvectors; i++)
         f->irq_pending[i] = false;
     f->failed = false; /* what made it fail belongs to the epoch that ends; poisoned memory is found
                           again */
-    f->parts.ops->reset(f->parts.dev, why, epoch, done, arg);
+    f->parts.ops->reset(f->parts.dev, why, epoch, reset_done, r);
     function_kick(f);
 }
 

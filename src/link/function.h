@@ -13,6 +13,23 @@
 
 struct function;
 
+/* A virtqueue as its host has set it up. start: its incarnation, never 0; while that is the same,
+ * so is all but run. */
+struct function_queue {
+    uint32_t index, size, base, start;
+    uint64_t features; /* negotiated */
+    uint64_t desc_gpa, driver_gpa, device_gpa;
+    bool run; /* fetch from it */
+};
+enum { FUNCTION_MAX_QUEUES = 64 };
+
+/* The in-flight area of a vhost-user front end. */
+struct function_inflight {
+    void *at; /* NULL: there is none. Foreign memory, guarded as guest memory is */
+    uint64_t size_bytes;
+    uint32_t queues, queue_size;
+};
+
 /* Every slot is filled. */
 struct function_ops {
     /* The lease was granted, memory and interrupts as they are now are in place: initialise the
@@ -48,6 +65,11 @@ struct function_ops {
      * its reset image and device_epoch to epoch, then call done once (may be inside). */
     void (*reset)(void *dev, enum function_reset why, uint32_t epoch, void (*done)(void *arg),
                   void *arg);
+    /* The host has started, disabled, enabled or (stopped not NULL) is stopping a virtqueue. A
+     * queue that is being stopped is drained, then stopped(arg, base) runs once (may be inside);
+     * base: where a later start goes on. function_no_queues() for devices that have none. */
+    void (*queue_changed)(void *dev, const struct function_queue *q,
+                          void (*stopped)(void *arg, uint32_t base), void *arg);
 };
 
 /* ---- for device models ---- */
@@ -73,6 +95,17 @@ void function_reg_set64(struct function *f, uint32_t offset, uint64_t value);
 /* Signals an MSI-X vector; without an eventfd it is remembered until there is one. Never blocks. */
 void function_irq(struct function *f, unsigned vector);
 uint64_t function_irqs_sent(const struct function *f);
+
+/* virtio: what the device offers. Before adopt() returns. */
+void function_offer(struct function *f, uint64_t features, uint32_t queues, uint32_t queue_size);
+/* Configuration (register image) or status has changed: the host is told. status:
+ * VIRTIO_STATUS_NEEDS_RESET or 0. */
+void function_config_changed(struct function *f, uint32_t status);
+/* There when a queue starts or is adopted, stays until the next reset. */
+struct function_inflight function_inflight_area(const struct function *f);
+/* For function_ops of devices without virtqueues. */
+void function_no_queues(void *dev, const struct function_queue *q,
+                        void (*stopped)(void *arg, uint32_t base), void *arg);
 
 /* The function has work again without the host's doing: poll and flush it in this turn and the
  * next. Every completion that comes from outside poll() (a bdev's done) needs it, or nobody calls
@@ -108,7 +141,12 @@ void function_detach_region(struct function *f, uint32_t id,
 void function_reset(struct function *f, enum function_reset why, uint32_t epoch,
                     void (*done)(void *arg), void *arg);
 void function_flags_changed(struct function *f);
-void function_signal_all(struct function *f); /* every vector that has an eventfd, once */
+/* kick_fd: owner: the function; -1: the queue cannot be kicked. */
+void function_set_queue(struct function *f, const struct function_queue *q, int kick_fd,
+                        void (*stopped)(void *arg, uint32_t base), void *arg);
+void function_set_inflight(struct function *f, struct guest_region *region, uint32_t queues,
+                           uint32_t queue_size); /* region: owner: the function */
+void function_signal_all(struct function *f);    /* every vector that has an eventfd, once */
 /* One visit: applies the register log, then polls the device. Returns the work done. */
 unsigned function_poll(struct function *f);
 void function_flush(struct function *f);

@@ -90,7 +90,7 @@ static void fake_reset(void *dev, enum function_reset why, uint32_t epoch, void 
 static const struct function_ops fake_ops = {
     fake_adopt,        fake_poll,          fake_flush,          fake_arm,
     fake_inflight,     fake_reg_written,   fake_registers_lost, fake_flags_changed,
-    fake_memory_added, fake_memory_detach, fake_reset};
+    fake_memory_added, fake_memory_detach, fake_reset,          function_no_queues};
 
 struct fixture {
     struct fake dev;

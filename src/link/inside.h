@@ -10,6 +10,14 @@ enum { FUNCTION_MAX_VECTORS = 2048 };
 
 struct visits;
 
+/* The kick eventfd of a virtqueue. */
+struct function_kick {
+    struct watch watch;
+    struct function *f;
+    int fd;
+    bool silent; /* runs, but has no eventfd */
+};
+
 struct function {
     struct function_parts parts;
     struct guest_map *map;
@@ -24,6 +32,13 @@ struct function {
     char failure[LINK_NAME_BYTES];
     void (*failed_cb)(void *arg); /* reactor thread */
     void *failed_arg;
+    void (*config_cb)(void *arg); /* reactor thread: function_config_changed() */
+    void *config_arg;
+    /* virtqueues */
+    struct function_kick *kicks; /* FUNCTION_MAX_QUEUES, made with the first queue */
+    unsigned nsilent;            /* queues that run and cannot be kicked */
+    struct guest_region *inflight_region;
+    uint32_t inflight_queues, inflight_queue_size;
 
     /* link/visits.c */
     struct visits *visits;
@@ -39,6 +54,7 @@ struct visits *visits_create(struct reactor *r, struct wake_reactor *wake);
 void visits_destroy(struct visits *v);
 void visits_add(struct visits *v, struct function *f, unsigned slot);
 void visits_remove(struct function *f);
-void visits_heat(struct function *f); /* look at it each turn until it is idle */
+void function_ignore_kicks(struct function *f); /* reactor thread, before it goes away */
+void visits_heat(struct function *f);           /* look at it each turn until it is idle */
 
 #endif

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * A lease on one function. snap_emu's packets arrive on the control thread; memory is mapped and
- * unmapped there; all that touches the function itself is mailed to its reactor, in order. */
+ * The life of a lease on one function. snap_emu's packets arrive on the control thread; all that
+ * touches the function itself is mailed to its reactor, in order. */
 #include "base/fd.h"
 #include "base/log.h"
-#include "link/client_inside.h"
+#include "link/lease_inside.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -13,45 +13,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-enum lease_state {
-    LEASE_WAITING,  /* LINK_OPEN is out */
-    LEASE_SYNCING,  /* granted; memory and vectors are coming in */
-    LEASE_ADOPTING, /* the device model looks at the state memory */
-    LEASE_OPEN,
-    LEASE_CLOSING,   /* the function is being taken off its reactor */
-    LEASE_RELEASING, /* LINK_RELEASE is out */
-};
-
-struct lease {
-    struct list node;
-    struct link_client *lc;
-    enum lease_state state;
-    unsigned index, reactor_index, slot;
-    uint64_t cookie;
-    struct reactor *reactor;
-    const struct function_ops *ops;
-    void *dev;
-    struct function *f;
-    void (*opened)(void *arg, int rc, const struct err *err);
-    void *opened_arg;
-    void (*closed)(void *arg);
-    void *closed_arg;
-    struct err failure; /* why opening failed; reported when the lease is given back */
-};
-
-/* One errand between control and reactor; it travels there and, when it has an answer, back. */
-struct errand {
-    struct mail mail;
-    struct lease *lease;
-    uint64_t cookie;
-    uint32_t id, epoch, why;
-    struct guest_region *region;
-    int fd;
-    int rc;
-    struct err err;
-};
-
-static struct errand *errand_new(struct lease *l, void (*fn)(struct mail *m))
+struct errand *lease_errand(struct lease *l, void (*fn)(struct mail *m))
 {
     struct errand *e = calloc(1, sizeof(*e));
 
@@ -65,13 +27,11 @@ static struct errand *errand_new(struct lease *l, void (*fn)(struct mail *m))
     return e;
 }
 
-static void errand_back(struct errand *e, void (*fn)(struct mail *m))
+void lease_errand_back(struct errand *e, void (*fn)(struct mail *m))
 {
     e->mail.fn = fn;
     reactor_post(e->lease->lc->control, &e->mail);
 }
-
-#define errand_of(m) container_of(m, struct errand, mail)
 
 static struct lease *lease_by_function(struct link_client *lc, uint32_t index)
 {
@@ -134,13 +94,14 @@ static void take_off_reactor(struct mail *m)
     struct errand *e = errand_of(m);
 
     visits_remove(e->lease->f);
-    errand_back(e, function_gone);
+    function_ignore_kicks(e->lease->f);
+    lease_errand_back(e, function_gone);
 }
 
 static void lease_shut(struct lease *l)
 {
     l->state = LEASE_CLOSING;
-    reactor_post(l->reactor, &errand_new(l, take_off_reactor)->mail);
+    reactor_post(l->reactor, &lease_errand(l, take_off_reactor)->mail);
 }
 
 void lease_close(struct lease *l, void (*closed)(void *arg), void *arg)
@@ -193,7 +154,7 @@ static void adopt(struct mail *m)
     e->rc = function_adopt(l->f, &e->err);
     if (e->rc < 0 && e->err.code == 0)
         err_set(&e->err, e->rc, "function %s: %s", function_info(l->f)->vuid, strerror(-e->rc));
-    errand_back(e, adopted);
+    lease_errand_back(e, adopted);
 }
 
 static int map_shared(int fd, uint64_t min_bytes, void **ret, uint64_t *ret_bytes)
@@ -273,6 +234,8 @@ static int build_function(struct lease *l, struct packet *p, struct err *err)
         munmap(doorbells, STATE_DOORBELL_BYTES);
         return err_set(err, -ENOMEM, "no memory for function %s", parts.info.vuid);
     }
+    l->f->config_cb = lease_config_changed;
+    l->f->config_arg = l;
     return 0;
 }
 
@@ -289,137 +252,6 @@ static void on_opened(struct lease *l, struct packet *p)
         return;
     }
     l->state = LEASE_SYNCING;
-}
-
-/* ---- memory ---- */
-
-static void add_region(struct mail *m)
-{
-    struct errand *e = errand_of(m);
-
-    function_add_region(e->lease->f, e->region);
-    free(e);
-}
-
-static void on_mem_add(struct lease *l, struct packet *p)
-{
-    struct guest_region *region;
-    struct errand *e;
-    struct err err;
-
-    if (p->nfds != 1)
-        return;
-    region = guest_region_open(p->msg.mem.id, p->msg.mem.gpa, p->msg.mem.size_bytes, p->fds[0],
-                               p->msg.mem.fd_offset, p->msg.mem.prot, &err);
-    if (!region) {
-        log_line(LOG_ERROR, "link", "function %s: %s", function_info(l->f)->vuid, err.msg);
-        return;
-    }
-    e = errand_new(l, add_region);
-    e->region = region;
-    reactor_post(l->reactor, &e->mail);
-}
-
-static void region_closed(struct mail *m)
-{
-    struct errand *e = errand_of(m);
-    struct lease *l = e->lease;
-    struct link_msg msg = {.type = LINK_MEM_DETACHED, .function = l->index, .cookie = e->cookie};
-
-    guest_region_close(e->region);
-    free(e);
-    if (l->state == LEASE_OPEN || l->state == LEASE_ADOPTING || l->state == LEASE_SYNCING)
-        link_send(l->lc, &msg, NULL, 0);
-}
-
-static void region_detached(void *arg, struct guest_region *region)
-{
-    struct errand *e = arg;
-
-    e->region = region;
-    errand_back(e, region_closed);
-}
-
-static void detach_region(struct mail *m)
-{
-    struct errand *e = errand_of(m);
-
-    function_detach_region(e->lease->f, e->id, region_detached, e);
-}
-
-static void on_mem_del(struct lease *l, const struct packet *p)
-{
-    struct errand *e = errand_new(l, detach_region);
-
-    e->cookie = p->msg.cookie;
-    e->id = p->msg.mem.id;
-    reactor_post(l->reactor, &e->mail);
-}
-
-/* ---- interrupts, reset, flags ---- */
-
-static void set_irq(struct mail *m)
-{
-    struct errand *e = errand_of(m);
-
-    function_set_irq(e->lease->f, e->id, e->fd);
-    free(e);
-}
-
-static void on_irq(struct lease *l, struct packet *p)
-{
-    for (uint32_t i = 0; i < p->msg.irq.count && i < FUNCTION_MAX_VECTORS; i++) {
-        struct errand *e = errand_new(l, set_irq);
-
-        e->id = p->msg.irq.start + i;
-        if (i < p->nfds) {
-            e->fd = p->fds[i];
-            p->fds[i] = -1;
-        }
-        reactor_post(l->reactor, &e->mail);
-    }
-}
-
-static void reset_answer(struct mail *m)
-{
-    struct errand *e = errand_of(m);
-    struct lease *l = e->lease;
-    struct link_msg msg = {.type = LINK_RESET_DONE, .function = l->index, .cookie = e->cookie};
-
-    msg.reset.epoch = e->epoch;
-    free(e);
-    if (l->state == LEASE_OPEN || l->state == LEASE_ADOPTING)
-        link_send(l->lc, &msg, NULL, 0);
-}
-
-static void reset_done(void *arg)
-{
-    errand_back(arg, reset_answer);
-}
-
-static void reset(struct mail *m)
-{
-    struct errand *e = errand_of(m);
-
-    function_reset(e->lease->f, e->why, e->epoch, reset_done, e);
-}
-
-static void on_reset(struct lease *l, const struct packet *p)
-{
-    struct errand *e = errand_new(l, reset);
-
-    e->cookie = p->msg.cookie;
-    e->epoch = p->msg.reset.epoch;
-    e->why = p->msg.reset.why;
-    reactor_post(l->reactor, &e->mail);
-}
-
-static void flags(struct mail *m)
-{
-    struct errand *e = errand_of(m);
-
-    function_flags_changed(e->lease->f);
-    free(e);
 }
 
 /* ---- packets ---- */
@@ -442,30 +274,11 @@ void lease_packet(struct link_client *lc, struct packet *p)
      * asked. */
     if (!l->f || l->state == LEASE_CLOSING || l->state == LEASE_RELEASING)
         return;
-    switch (p->msg.type) {
-    case LINK_SYNCED:
-        if (l->state == LEASE_SYNCING) {
-            l->state = LEASE_ADOPTING;
-            reactor_post(l->reactor, &errand_new(l, adopt)->mail);
-        }
-        break;
-    case LINK_MEM_ADD:
-        on_mem_add(l, p);
-        break;
-    case LINK_MEM_DEL:
-        on_mem_del(l, p);
-        break;
-    case LINK_IRQ:
-        on_irq(l, p);
-        break;
-    case LINK_RESET:
-        on_reset(l, p);
-        break;
-    case LINK_FLAGS:
-        reactor_post(l->reactor, &errand_new(l, flags)->mail);
-        break;
-    default:
-        break;
+    if (p->msg.type != LINK_SYNCED) {
+        lease_event(l, p);
+    } else if (l->state == LEASE_SYNCING) {
+        l->state = LEASE_ADOPTING;
+        reactor_post(l->reactor, &lease_errand(l, adopt)->mail);
     }
 }
 

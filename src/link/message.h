@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 enum {
-    LINK_VERSION = 1,
+    LINK_VERSION = 2,
     LINK_NAME_BYTES = 64,
     LINK_MAX_FDS = 72, /* HELLO: pidfd, fence, wake page, up to 64 eventfds */
 };
@@ -23,6 +23,7 @@ enum function_reset {
     FUNCTION_RESET_DEVICE,     /* vfio-user DEVICE_RESET */
     FUNCTION_RESET_POWER,      /* D3hot -> D0 */
     FUNCTION_RESET_DISCONNECT, /* the client went away */
+    FUNCTION_RESET_STATUS,     /* virtio: device status 0 */
 };
 
 enum link_type {
@@ -39,6 +40,10 @@ enum link_type {
     LINK_KEEP, /* a keepsake by name: made with the size given, or the one that exists; answered by
                   LINK_KEPT */
     LINK_DROP, /* forget a keepsake; answered by LINK_DROPPED */
+    LINK_QUEUE_STOPPED, /* answers a LINK_QUEUE with LINK_QUEUE_STOP: nothing of it is in flight any
+                           more; queue.index, queue.base */
+    LINK_CONFIG_CHANGED, /* the device's configuration (register image) or status (svc.status) is
+                            another one: the host is to be told */
     /* ---- snap_emu -> service ---- */
     LINK_WELCOME =
         64, /* answers LINK_HELLO; then one LINK_FUNCTION per function, then LINK_READY */
@@ -58,6 +63,17 @@ enum link_type {
                    LINK_SYNCED */
     LINK_KEPT,  /* rc; fd */
     LINK_DROPPED,
+    LINK_QUEUE,    /* what a virtqueue is now; fd: its kick eventfd, none: it cannot be kicked. Its
+                    * call    eventfd is vector queue.index (LINK_IRQ). Also before LINK_SYNCED, of all
+                    * that    have been started */
+    LINK_INFLIGHT, /* fd: the in-flight area of a vhost-user front end; before any LINK_QUEUE with
+                    * LINK_QUEUE_RUN that may use it. It ends with the next reset */
+};
+
+/* queue.flags */
+enum {
+    LINK_QUEUE_RUN = 1,  /* fetch from it. Without: stop fetching, what is in flight goes on */
+    LINK_QUEUE_STOP = 2, /* drain, answer LINK_QUEUE_STOPPED; the queue does not exist after that */
 };
 
 struct link_function_info {
@@ -111,6 +127,19 @@ struct link_msg {
             uint64_t size_bytes;
             char name[LINK_NAME_BYTES];
         } keep;
+        struct {
+            uint32_t index, flags;
+            uint32_t size, base; /* base: as of SET_VRING_BASE */
+            /* Number of its incarnation, never 0: another one with every start. While it is the
+             * same, so is all the rest but flags. */
+            uint32_t start, reserved;
+            uint64_t features; /* negotiated */
+            uint64_t desc_gpa, driver_gpa, device_gpa;
+        } queue;
+        struct {
+            uint64_t size_bytes, fd_offset;
+            uint32_t queues, queue_size;
+        } inflight;
         char text[256]; /* rc < 0: why, for people */
     };
 };

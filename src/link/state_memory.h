@@ -21,8 +21,9 @@
 
 #define STATE_MAGIC 0x31545350414e534fULL /* "OSNAPST1" */
 enum {
-    STATE_VERSION = 1,
-    STATE_REG_BYTES = 256,   /* registers answered from images: NVMe 0x00..0xff */
+    STATE_VERSION = 2,
+    STATE_REG_BYTES = 256,   /* answered from images: NVMe registers 0x00..0xff, virtio device
+                                configuration */
     STATE_LOG_ENTRIES = 256, /* register writes kept while nobody reads them */
     STATE_DEVICE_OFFSET = 0x10000,
 };
@@ -66,6 +67,10 @@ struct state_svc {
     _Atomic uint32_t initialized;  /* 1: images below are valid */
     _Atomic uint32_t
         crashed; /* 1: the holder died of a fault of its own (link/crash.h), not of SIGKILL */
+    /* virtio: what the device offers, before LINK_START; its share of the device status. */
+    _Atomic uint64_t features;
+    _Atomic uint32_t queues, queue_size; /* how many, and how large at most */
+    _Atomic uint32_t status;             /* VIRTIO_STATUS_NEEDS_RESET or 0; ends with a reset */
     _Alignas(64) _Atomic uint32_t reg_dev[STATE_REG_BYTES / 4];
     _Atomic uint32_t reg_mask[STATE_REG_BYTES / 4];
     _Atomic uint32_t reg_dev_reset[STATE_REG_BYTES / 4];  /* reg_dev after a reset */

@@ -44,7 +44,7 @@ void visits_heat(struct function *f)
 /* It cannot ring, or need not: the reactor naps instead of sleeping. */
 static bool naps(struct function *f, uint64_t now)
 {
-    return (function_flags(f) & STATE_DOORBELLS_MAPPED) ||
+    return (function_flags(f) & STATE_DOORBELLS_MAPPED) || f->nsilent > 0 ||
            (now - f->last_work_us < STREAM_US && function_inflight(f) >= STREAM_DEPTH);
 }
 

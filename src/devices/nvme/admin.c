@@ -5,7 +5,7 @@
  * error about its own doing. */
 #include "devices/nvme/inside.h"
 
-#include "devices/nvme/crash.h"
+#include "base/crash_point.h"
 
 static uint64_t seq_of(const struct nvme_req *req)
 {

@@ -517,4 +517,5 @@ const struct function_ops nvme_function_ops = {
     .memory_added = dev_memory_added,
     .memory_detach = dev_memory_detach,
     .reset = dev_reset,
+    .queue_changed = function_no_queues,
 };

@@ -5,8 +5,8 @@
  * fetched again. */
 #include "devices/nvme/inside.h"
 
+#include "base/crash_point.h"
 #include "base/log.h"
-#include "devices/nvme/crash.h"
 
 #include <stdlib.h>
 #include <string.h>

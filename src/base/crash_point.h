@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * base/crash_point.h - places at which a test build can be made to die. Nothing in a product
+ * build. */
+#ifndef BASE_CRASH_POINT_H
+#define BASE_CRASH_POINT_H
+
+/* Raises SIGKILL on the count-th pass of the point named by the environment:
+ * SNAP_CRASH_POINT=name:count */
+void crash_point_passed(const char *name);
+
+#ifdef SNAP_CRASH_POINTS
+#define crash_point(name) crash_point_passed(name)
+#else
+#define crash_point(name) ((void)0)
+#endif
+
+#endif
