@@ -19,8 +19,9 @@ char *key_of_nvme_of(const char *name);
 char *key_of_subsystem(const char *nqn);
 char *key_of_namespace(const char *nqn, uint32_t nsid);
 char *key_of_controller(const char *nqn, const char *ctrl_id);
-char *key_of_attachment(const char *nqn, const char *ctrl_id, uint32_t nsid);
-char *key_of_run_state(const char *nqn, const char *ctrl_id);
+char *key_of_vblk(const char *ctrl_id);
+char *key_of_attachment(const char *ctrl_key, uint32_t nsid);
+char *key_below(const char *key, const char *part); /* part: our own word */
 /* rpc_journal_put/drop, and free(key). */
 void save_put(struct rpc_request *req, char *key);
 void save_drop(struct rpc_request *req, char *key);

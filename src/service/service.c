@@ -61,12 +61,12 @@ static void suspended(void *arg, int rc, const struct err *err)
         reactor_stop(s->control);
 }
 
-static void suspend_one(struct nvme_ctrl *ctrl, void *arg)
+static void suspend_one(struct controller *c, void *arg)
 {
     struct service *s = arg;
 
     s->suspending++;
-    nvme_ctrl_suspend(ctrl, false, STOP_DRAIN_MS, suspended, s);
+    controller_suspend(c, CONTROLLER_ALL, STOP_DRAIN_MS, suspended, s);
 }
 
 /* The lease goes with the process: the functions stay as they are, parked, for the next service. */
@@ -80,7 +80,7 @@ static void stop_orderly(struct service *s)
     rpc_server_destroy(s->server);
     s->server = NULL;
     s->suspending = 1;
-    nvme_ctrl_for_each(s->ctx.subsystems, suspend_one, s);
+    controller_for_each(&s->ctx.controllers, suspend_one, s);
     if (--s->suspending == 0)
         reactor_stop(s->control);
 }
@@ -243,6 +243,7 @@ static int make_control(struct service *s, struct err *err)
                                   .subsystems = nvme_subsystems_create(),
                                   .link = s->link,
                                   .env = &s->env};
+    controllers_init(&s->ctx.controllers);
     if (s->ctx.bdevs)
         s->ctx.nvme_of = nvme_of_create(s->control, s->ctx.bdevs, &hostid);
     if (!s->ctx.nvme_of || !s->ctx.subsystems)
