@@ -9,6 +9,7 @@
 #include "bdev/bdev.h"
 #include "controller/controller.h"
 #include "devices/nvme/nvme.h"
+#include "devices/virtio_blk/virtio_blk.h"
 #include "link/client.h"
 #include "rpc/dispatch.h"
 

@@ -308,6 +308,7 @@ int lease_start(struct link_conn *conn, const struct link_msg *msg)
         return 0;
     }
     fn->started = true;
+    registers_start(&fn->regs);
     function_changed(fn);
     return 0;
 }

@@ -97,6 +97,12 @@ bool registers_write(struct registers *r, uint64_t offset, const void *buf, size
     return true;
 }
 
+void registers_start(struct registers *r)
+{
+    for (unsigned i = 0; i < STATE_REG_BYTES / 4; i++)
+        STORE(r->st->emu.reg_host[i], LOAD(r->st->svc.reg_host_reset[i]));
+}
+
 void registers_reset(struct registers *r, bool alone)
 {
     struct state_memory *st = r->st;

@@ -25,6 +25,9 @@ void registers_read(const struct registers *r, uint64_t offset, void *buf, size_
 /* Aligned dwords and qwords; anything else is ignored. True: the service has something to do. */
 bool registers_write(struct registers *r, uint64_t offset, const void *buf, size_t len);
 
+/* The first service has said what registers hold after a reset: so it is from now on. */
+void registers_start(struct registers *r);
+
 /* A new epoch begins. alone: no service holds the function, so its part returns to the reset image
  * as well. */
 void registers_reset(struct registers *r, bool alone);
