@@ -255,7 +255,7 @@ void virtq_done(struct virtq *vq, unsigned slot, uint32_t len)
 
 bool virtq_has_done(const struct virtq *vq)
 {
-    return vq->ndone > 0;
+    return vq->ndone > 0 && !vq->parked;
 }
 
 unsigned virtq_inflight(const struct virtq *vq)

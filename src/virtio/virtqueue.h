@@ -99,7 +99,7 @@ void virtq_done(struct virtq *vq, unsigned slot, uint32_t len);
 void virtq_drop(struct virtq *vq, unsigned slot);
 /* Posts all that is done. True: the driver wants an interrupt. */
 bool virtq_post(struct virtq *vq);
-bool virtq_has_done(const struct virtq *vq); /* something waits to be posted */
+bool virtq_has_done(const struct virtq *vq); /* virtq_post() has something to post now */
 /* Chains between fetch and virtq_post()/virtq_drop(). */
 unsigned virtq_inflight(const struct virtq *vq);
 
