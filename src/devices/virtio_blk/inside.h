@@ -193,7 +193,7 @@ bool vblk_queue_held(const struct vblk_queue *q); /* may not fetch */
 /* ---- request.c ---- */
 void vblk_req_start(struct vblk_queue *q, unsigned slot);
 /* Ends a recovered chain with an I/O error, not executed. */
-void vblk_req_fail(struct vblk_req *req);
+void vblk_req_fail(struct vblk_queue *q, unsigned slot);
 void vblk_restart_held(struct vblk_dev *dev);
 /* Held requests of the queue (NULL: of all) are forgotten; their chains stay recorded. */
 void vblk_forget_held(struct vblk_dev *dev, const struct vblk_queue *q);

@@ -286,15 +286,11 @@ static void restart_one(struct vblk_queue *q, unsigned slot)
     if (!dev->after_crash)
         virtq_set_starts(q->vq, slot, 0);
     if (virtq_starts(q->vq, slot) >= MAX_STARTS) {
-        struct vblk_req *req = &q->reqs[slot];
-
         log_line(LOG_ERROR, "vblk",
                  "ctrl %s: chain at descriptor %u of queue %u was started in %u services that "
                  "crashed: ended with an I/O error",
                  dev->name, virtq_head(q->vq, slot), q->cfg.index, virtq_starts(q->vq, slot));
-        req->q = q;
-        req->slot = (uint16_t)slot;
-        vblk_req_fail(req);
+        vblk_req_fail(q, slot);
         return;
     }
     vblk_req_start(q, slot);

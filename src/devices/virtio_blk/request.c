@@ -359,7 +359,7 @@ static uint8_t check_range(const struct vblk_req *req, const struct virtio_blk_r
 
 static uint8_t start_ranges(struct vblk_req *req)
 {
-    struct virtio_blk_range ranges[VBLK_MAX_RANGES];
+    struct virtio_blk_range ranges[VBLK_MAX_RANGES] = {0};
     struct vblk_dev *dev = req->q->dev;
     uint64_t feature = zeroes(req) ? VIRTIO_BLK_F_WRITE_ZEROES : VIRTIO_BLK_F_DISCARD;
     uint64_t bytes = req->io.readable_bytes - sizeof(struct virtio_blk_req_head);
@@ -396,7 +396,7 @@ static uint8_t start_ranges(struct vblk_req *req)
 
 static uint8_t execute(struct vblk_req *req)
 {
-    struct virtio_blk_req_head head;
+    struct virtio_blk_req_head head = {0};
 
     if (unlikely(req->io.readable_bytes < sizeof(head)))
         return VIRTIO_BLK_S_IOERR;
@@ -472,7 +472,7 @@ static void start(struct vblk_req *req)
         finish(req, status);
 }
 
-void vblk_req_start(struct vblk_queue *q, unsigned slot)
+static struct vblk_req *req_at(struct vblk_queue *q, unsigned slot)
 {
     struct vblk_req *req = &q->reqs[slot];
 
@@ -480,12 +480,21 @@ void vblk_req_start(struct vblk_queue *q, unsigned slot)
         req->q = q;
         req->slot = (uint16_t)slot;
     }
+    return req;
+}
+
+void vblk_req_start(struct vblk_queue *q, unsigned slot)
+{
+    struct vblk_req *req = req_at(q, slot);
+
     virtq_set_starts(q->vq, slot, (uint8_t)(virtq_starts(q->vq, slot) + 1));
     start(req);
 }
 
-void vblk_req_fail(struct vblk_req *req)
+void vblk_req_fail(struct vblk_queue *q, unsigned slot)
 {
+    struct vblk_req *req = req_at(q, slot);
+
     req->state = VBLK_REQ_ACTIVE;
     req->type = UINT32_MAX;
     if (map_chain(req) == 0 && req->io.last)
