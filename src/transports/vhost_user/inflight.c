@@ -2,10 +2,10 @@
  *
  * The in-flight area: memory we make and the client keeps, so that it comes back after both of us
  * have forgotten it. Nothing here looks into it. */
+#include "virtio/inflight.h"
 #include "base/checked.h"
 #include "base/fd.h"
 #include "transports/vhost_user/inside.h"
-#include "virtio/inflight.h"
 
 #include <errno.h>
 #include <fcntl.h>

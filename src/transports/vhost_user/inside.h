@@ -112,8 +112,8 @@ struct session {
 struct backend_channel {
     int fd; /* -1: none */
     struct watch watch;
-    bool pending; /* a change the client has not been told of */
-    uint32_t sent;    /* bytes of a message that is half out */
+    bool pending;  /* a change the client has not been told of */
+    uint32_t sent; /* bytes of a message that is half out */
 };
 
 struct vhost_user {
@@ -138,11 +138,11 @@ struct vhost_user {
 
 struct vhost_user_limits limits_now(const struct vhost_user *vh);
 
-void session_open(struct vhost_user *vh, int fd);
-void session_close(struct vhost_user *vh, const char *why);
-void session_free(struct vhost_user *vh);
+void vh_session_open(struct vhost_user *vh, int fd);
+void vh_session_close(struct vhost_user *vh, const char *why);
+void vh_session_free(struct vhost_user *vh);
 /* Finishes the waiting message. rc: 0 or -errno. */
-void session_finish(struct vhost_user *vh, int rc);
+void vh_session_finish(struct vhost_user *vh, int rc);
 
 /* ---- message.c ---- */
 
@@ -152,13 +152,13 @@ typedef int (*message_fn)(struct vhost_user *vh, struct message *m, struct reply
                           struct err *err);
 
 /* Handles vh->session->msg, fills vh->session->reply. 0, MESSAGE_LATER, or -errno. */
-int message_handle(struct vhost_user *vh);
+int vh_message_handle(struct vhost_user *vh);
 /* The message that waits has its end: goes on with it. The same return values. */
-int message_resume(struct vhost_user *vh, int rc);
+int vh_message_resume(struct vhost_user *vh, int rc);
 /* Turns the result of a handler into what is sent. False: nothing is. */
-bool message_reply(struct vhost_user *vh, int rc);
+bool vh_message_reply(struct vhost_user *vh, int rc);
 /* Forgets what the client has set, but for its memory. */
-void message_forget(struct vhost_user *vh);
+void vh_message_forget(struct vhost_user *vh);
 
 /* ---- vring.c: handlers of the messages about rings ---- */
 int vring_set_num(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err);
@@ -187,6 +187,6 @@ void channel_close(struct vhost_user *vh);
 
 /* ---- listener.c ---- */
 /* Goes on with taking the last client's things away; when all is over, the next one may come. */
-void listener_drain(struct vhost_user *vh);
+void vh_listener_drain(struct vhost_user *vh);
 
 #endif

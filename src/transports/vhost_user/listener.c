@@ -34,7 +34,7 @@ static void incoming(struct watch *w, uint32_t events)
     if (fd < 0)
         return;
     if (vh->session->fd < 0) {
-        session_open(vh, fd);
+        vh_session_open(vh, fd);
         return;
     }
     log_limited(&limit, LOG_WARNING, "vhost-user",
@@ -43,7 +43,7 @@ static void incoming(struct watch *w, uint32_t events)
 }
 
 /* While the last client's things are being taken away, the next one waits in the backlog. */
-void listener_drain(struct vhost_user *vh)
+void vh_listener_drain(struct vhost_user *vh)
 {
     if (vh->draining && (vh->resetting || mem_removing(&vh->mem) > 0)) {
         watch_modify(vh->o.reactor, &vh->listen_watch, 0);
@@ -74,9 +74,9 @@ void vhost_user_reset_done(struct vhost_user *vh)
 {
     vh->resetting = false;
     if (vh->draining)
-        listener_drain(vh);
+        vh_listener_drain(vh);
     else if (vh->session->wait == WAIT_RESET)
-        session_finish(vh, 0);
+        vh_session_finish(vh, 0);
 }
 
 void vhost_user_mem_detached(struct vhost_user *vh, uint32_t id)
@@ -84,9 +84,9 @@ void vhost_user_mem_detached(struct vhost_user *vh, uint32_t id)
     unsigned left = mem_detached(&vh->mem, id);
 
     if (vh->draining)
-        listener_drain(vh);
+        vh_listener_drain(vh);
     else if (vh->session->wait == WAIT_MEM && left == 0)
-        session_finish(vh, 0);
+        vh_session_finish(vh, 0);
 }
 
 void vhost_user_mem_detached_all(struct vhost_user *vh)
@@ -148,7 +148,7 @@ void vhost_user_destroy(struct vhost_user *vh)
 {
     if (!vh)
         return;
-    session_free(vh);
+    vh_session_free(vh);
     watch_remove(vh->o.reactor, &vh->listen_watch);
     if (vh->listen_fd >= 0)
         unlink(vh->path);

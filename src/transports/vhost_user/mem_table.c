@@ -214,8 +214,7 @@ bool mem_translate(const struct mem_table *t, uint64_t user, uint64_t len, uint6
     for (unsigned i = 0; i < t->count; i++) {
         const struct vhost_user_mem *m = &t->region[i].mem;
 
-        if (t->region[i].removing || user < m->user_addr ||
-            user - m->user_addr >= m->size_bytes ||
+        if (t->region[i].removing || user < m->user_addr || user - m->user_addr >= m->size_bytes ||
             len > m->size_bytes - (user - m->user_addr))
             continue;
         *gpa = m->gpa + (user - m->user_addr);

@@ -255,7 +255,7 @@ static int set_config(struct vhost_user *vh, struct message *m, struct reply *r,
 
 /* ---- reset, status ---- */
 
-void message_forget(struct vhost_user *vh)
+void vh_message_forget(struct vhost_user *vh)
 {
     vring_clear_all(vh, false);
     inflight_clear(vh);
@@ -266,7 +266,7 @@ void message_forget(struct vhost_user *vh)
 
 static int reset(struct vhost_user *vh)
 {
-    message_forget(vh);
+    vh_message_forget(vh);
     vh->resetting = vh->o.ops->reset(vh->o.dev) == VHOST_USER_LATER;
     if (!vh->resetting)
         return 0;
@@ -384,7 +384,7 @@ static void complain(const struct vhost_user *vh, const struct message *m, const
                     vh->name, rule ? rule->name : "unknown", m->h.request, err->msg);
 }
 
-int message_handle(struct vhost_user *vh)
+int vh_message_handle(struct vhost_user *vh)
 {
     struct session *s = vh->session;
     struct message *m = &s->msg;
@@ -405,7 +405,7 @@ int message_handle(struct vhost_user *vh)
     return rc;
 }
 
-int message_resume(struct vhost_user *vh, int rc)
+int vh_message_resume(struct vhost_user *vh, int rc)
 {
     struct message *m = &vh->session->msg;
     struct err err = {0};
@@ -416,7 +416,7 @@ int message_resume(struct vhost_user *vh, int rc)
     return rc;
 }
 
-bool message_reply(struct vhost_user *vh, int rc)
+bool vh_message_reply(struct vhost_user *vh, int rc)
 {
     struct session *s = vh->session;
     const struct message_rule *rule = rule_of(&s->msg);

@@ -46,7 +46,7 @@ static void update_watch(struct session *s)
 
 static void out_stalled(struct timer *t)
 {
-    session_close(session_of(t, out_timer)->vh, "it does not read its replies");
+    vh_session_close(session_of(t, out_timer)->vh, "it does not read its replies");
 }
 
 static int flush_out(struct session *s)
@@ -73,7 +73,7 @@ static int flush_out(struct session *s)
 /* Answers the message in s->msg, when it is to be answered. */
 static int send_reply(struct session *s, int rc)
 {
-    bool wanted = message_reply(s->vh, rc);
+    bool wanted = vh_message_reply(s->vh, rc);
     struct vhost_user_header h = {
         .request = s->msg.h.request,
         .flags = VHOST_USER_VERSION | VHOST_USER_F_REPLY,
@@ -95,16 +95,16 @@ static int send_reply(struct session *s, int rc)
 
 /* ---- waiting messages ---- */
 
-void session_finish(struct vhost_user *vh, int rc)
+void vh_session_finish(struct vhost_user *vh, int rc)
 {
     struct session *s = vh->session;
 
     timer_cancel(&s->wait_timer);
     s->wait = WAIT_NOTHING;
-    rc = send_reply(s, message_resume(vh, rc));
+    rc = send_reply(s, vh_message_resume(vh, rc));
     next_message(s);
     if (rc < 0) {
-        session_close(vh, strerror(-rc));
+        vh_session_close(vh, strerror(-rc));
         return;
     }
     update_watch(s); /* what came in meanwhile is handled from the loop, not from here */
@@ -121,10 +121,10 @@ static void wait_expired(struct timer *t)
     log_limited(&life_limit, LOG_ERROR, "vhost-user", "%s: %s was not finished within %d ms",
                 vh->name, names[wait], WAIT_MS);
     if (wait == WAIT_BASE) { /* no honest answer exists; what is in flight stays recorded */
-        session_close(vh, "its ring could not be stopped");
+        vh_session_close(vh, "its ring could not be stopped");
         return;
     }
-    session_finish(vh, -ETIMEDOUT);
+    vh_session_finish(vh, -ETIMEDOUT);
     if (wait == WAIT_MEM)
         vh->o.ops->unmap_expired(vh->o.dev);
 }
@@ -135,7 +135,7 @@ static void input_stalled(struct timer *t)
 {
     struct session *s = session_of(t, stall);
 
-    session_close(s->vh, s->agreed ? "half a message and no more" : "it never said anything");
+    vh_session_close(s->vh, s->agreed ? "half a message and no more" : "it never said anything");
 }
 
 static int check_header(const struct vhost_user_header *h)
@@ -192,7 +192,7 @@ static int handle_one(struct session *s)
     }
     s->reply.len = 0;
     s->reply.fd = -1;
-    rc = message_handle(vh);
+    rc = vh_message_handle(vh);
     if (rc == MESSAGE_LATER) {
         timer_arm(vh->o.reactor, &s->wait_timer, WAIT_MS, wait_expired);
         return 0;
@@ -209,7 +209,7 @@ static void ready(struct watch *w, uint32_t events)
 
     if (s->wait != WAIT_NOTHING) { /* not reading: only the client's end can be reported */
         if (events & (EPOLLHUP | EPOLLERR))
-            session_close(s->vh, "it closed the connection");
+            vh_session_close(s->vh, "it closed the connection");
         return;
     }
     if (sending(s)) {
@@ -228,16 +228,16 @@ static void ready(struct watch *w, uint32_t events)
         rc = handle_one(s);
     }
     if (rc < 0)
-        session_close(s->vh, rc == -ECONNRESET ? "it closed the connection" : strerror(-rc));
+        vh_session_close(s->vh, rc == -ECONNRESET ? "it closed the connection" : strerror(-rc));
     else if (s->closing && !sending(s))
-        session_close(s->vh, "its request has no answer");
+        vh_session_close(s->vh, "its request has no answer");
     else
         update_watch(s);
 }
 
 /* ---- life ---- */
 
-void session_open(struct vhost_user *vh, int fd)
+void vh_session_open(struct vhost_user *vh, int fd)
 {
     struct session *s = vh->session;
 
@@ -275,7 +275,7 @@ static enum vhost_user_answer removed(void *arg, const struct vhost_user_mem *me
     return vh->o.ops->mem_removed(vh->o.dev, mem);
 }
 
-void session_close(struct vhost_user *vh, const char *why)
+void vh_session_close(struct vhost_user *vh, const char *why)
 {
     struct session *s = vh->session;
 
@@ -283,7 +283,7 @@ void session_close(struct vhost_user *vh, const char *why)
     session_shut(s);
     if (s->agreed) {
         s->agreed = false;
-        message_forget(vh);
+        vh_message_forget(vh);
         vring_clear_all(vh, true);
         vh->protocol_features = 0;
         channel_close(vh);
@@ -291,10 +291,10 @@ void session_close(struct vhost_user *vh, const char *why)
         vh->resetting = vh->o.ops->disconnected(vh->o.dev) == VHOST_USER_LATER;
         mem_keep_only(&vh->mem, NULL, NULL, 0, removed, vh);
     }
-    listener_drain(vh);
+    vh_listener_drain(vh);
 }
 
-void session_free(struct vhost_user *vh)
+void vh_session_free(struct vhost_user *vh)
 {
     if (vh->session && vh->session->fd >= 0)
         session_shut(vh->session);

@@ -15,24 +15,25 @@ static bool packed(const struct vhost_user *vh)
     return vh->features & VIRTIO_F_RING_PACKED;
 }
 
-static int find(struct vhost_user *vh, uint64_t index, struct vring **ring, struct err *err)
+/* NULL with err filled. */
+static struct vring *find(struct vhost_user *vh, uint64_t index, struct err *err)
 {
     struct vhost_user_limits l = limits_now(vh);
 
-    if (index >= l.queues)
-        return err_set(err, -EINVAL, "ring %llu: there are %u", (unsigned long long)index,
-                       l.queues);
-    *ring = &vh->ring[index];
-    return 0;
+    if (index < l.queues)
+        return &vh->ring[index];
+    err_set(err, -EINVAL, "ring %llu: there are %u", (unsigned long long)index, l.queues);
+    return NULL;
 }
 
-static int find_stopped(struct vhost_user *vh, uint32_t index, struct vring **ring, struct err *err)
+static struct vring *find_stopped(struct vhost_user *vh, uint32_t index, struct err *err)
 {
-    int rc = find(vh, index, ring, err);
+    struct vring *ring = find(vh, index, err);
 
-    if (rc == 0 && (*ring)->started)
-        return err_set(err, -EBUSY, "ring %u is started", index);
-    return rc;
+    if (!ring || !ring->started)
+        return ring;
+    err_set(err, -EBUSY, "ring %u is started", index);
+    return NULL;
 }
 
 static struct vhost_user_vring_state state_of(const struct message *m)
@@ -65,8 +66,8 @@ bool vhost_user_queue_get(const struct vhost_user *vh, unsigned index, struct vh
         .desc_gpa = ring->desc_gpa,
         .driver_gpa = ring->driver_gpa,
         .device_gpa = ring->device_gpa,
-        .run = !ring->stopping &&
-               (ring->enabled || !(vh->features & VHOST_USER_F_PROTOCOL_FEATURES)),
+        .run =
+            !ring->stopping && (ring->enabled || !(vh->features & VHOST_USER_F_PROTOCOL_FEATURES)),
         .stopping = ring->stopping,
         .kick_fd = ring->kick_fd,
     };
@@ -114,8 +115,9 @@ static int place(const struct vhost_user *vh, unsigned index, const char *part, 
                  uint64_t bytes, unsigned align, uint64_t *gpa, struct err *err)
 {
     if (!mem_translate(&vh->mem, user, bytes, gpa))
-        return err_set(err, -EFAULT, "ring %u: %llu bytes of the %s at 0x%llx are not in one region",
-                       index, (unsigned long long)bytes, part, (unsigned long long)user);
+        return err_set(err, -EFAULT,
+                       "ring %u: %llu bytes of the %s at 0x%llx are not in one region", index,
+                       (unsigned long long)bytes, part, (unsigned long long)user);
     if (*gpa % align || user % align)
         return err_set(err, -EINVAL, "ring %u: the %s at 0x%llx is not aligned to %u", index, part,
                        (unsigned long long)user, align);
@@ -145,12 +147,10 @@ static int translate(const struct vhost_user *vh, unsigned index, struct vring *
 int vring_set_num(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
 {
     struct vhost_user_vring_state s = state_of(m);
-    struct vring *ring;
-    int rc = find_stopped(vh, s.index, &ring, err);
+    struct vring *ring = find_stopped(vh, s.index, err);
+    int rc = ring ? check_size(vh, s.index, s.num, err) : err->code;
 
     (void)r;
-    if (rc == 0)
-        rc = check_size(vh, s.index, s.num, err);
     if (rc == 0)
         ring->size = s.num;
     return rc;
@@ -159,12 +159,10 @@ int vring_set_num(struct vhost_user *vh, struct message *m, struct reply *r, str
 int vring_set_base(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
 {
     struct vhost_user_vring_state s = state_of(m);
-    struct vring *ring;
-    int rc = find_stopped(vh, s.index, &ring, err);
+    struct vring *ring = find_stopped(vh, s.index, err);
+    int rc = ring ? check_base(vh, s.index, ring->size, s.num, err) : err->code;
 
     (void)r;
-    if (rc == 0)
-        rc = check_base(vh, s.index, ring->size, s.num, err);
     if (rc == 0)
         ring->base = s.num;
     return rc;
@@ -178,9 +176,9 @@ int vring_set_addr(struct vhost_user *vh, struct message *m, struct reply *r, st
 
     (void)r;
     memcpy(&a, m->payload, sizeof(a));
-    rc = find(vh, a.index, &ring, err);
-    if (rc < 0)
-        return rc;
+    ring = find(vh, a.index, err);
+    if (!ring)
+        return err->code;
     if (ring->started) /* clients repeat themselves when memory is plugged */
         return a.desc == ring->desc_user && a.avail == ring->driver_user &&
                        a.used == ring->device_user
@@ -221,83 +219,83 @@ static int start(struct vhost_user *vh, struct vring *ring, struct err *err)
     return 0;
 }
 
-/* The payload of SET_VRING_KICK, _CALL, _ERR: a ring's index, and whether an eventfd comes along. */
-static int eventfd_of(struct vhost_user *vh, struct message *m, struct vring **ring, int *fd,
-                      struct err *err)
+/* The payload of SET_VRING_KICK, _CALL, _ERR: a ring's index, and whether an eventfd comes along.
+ * NULL with err filled. */
+static struct vring *find_for_eventfd(struct vhost_user *vh, struct message *m, struct err *err)
 {
+    struct vring *ring;
     uint64_t v;
-    int rc;
 
     memcpy(&v, m->payload, sizeof(v));
-    rc = find(vh, v & VHOST_USER_VRING_IDX_MASK, ring, err);
-    if (rc < 0)
-        return rc;
+    ring = find(vh, v & VHOST_USER_VRING_IDX_MASK, err);
+    if (!ring)
+        return NULL;
     if (m->nfds != !(v & VHOST_USER_VRING_NOFD))
-        return err_set(err, -EINVAL, "ring %u: %u descriptors, the message says otherwise",
-                       index_of(vh, *ring), m->nfds);
-    if (m->nfds && fd_check_eventfd(m->fds[0]) < 0)
-        return err_set(err, -EINVAL, "ring %u: the descriptor is not an eventfd",
-                       index_of(vh, *ring));
-    *fd = m->nfds ? m->fds[0] : -1;
-    return 0;
+        err_set(err, -EINVAL, "ring %u: %u descriptors, the message says otherwise",
+                index_of(vh, ring), m->nfds);
+    else if (m->nfds && fd_check_eventfd(m->fds[0]) < 0)
+        err_set(err, -EINVAL, "ring %u: the descriptor is not an eventfd", index_of(vh, ring));
+    else
+        return ring;
+    return NULL;
 }
 
-static void keep(struct message *m, int *slot, int fd)
+static void keep(struct message *m, int *slot)
 {
     fd_close(slot);
-    *slot = fd;
-    if (fd >= 0)
-        m->fds[0] = -1;
+    if (m->nfds == 0)
+        return;
+    *slot = m->fds[0];
+    m->fds[0] = -1;
 }
 
 int vring_set_kick(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
 {
-    struct vring *ring;
-    int fd, rc = eventfd_of(vh, m, &ring, &fd, err);
+    struct vring *ring = find_for_eventfd(vh, m, err);
+    int rc;
 
     (void)r;
-    if (rc == 0 && !ring->started)
-        rc = start(vh, ring, err);
+    if (!ring)
+        return err->code;
+    rc = ring->started ? 0 : start(vh, ring, err);
     if (rc < 0)
         return rc;
-    keep(m, &ring->kick_fd, fd);
+    keep(m, &ring->kick_fd);
     changed(vh, index_of(vh, ring));
     return 0;
 }
 
 int vring_set_call(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
 {
-    struct vring *ring;
-    int fd, rc = eventfd_of(vh, m, &ring, &fd, err);
+    struct vring *ring = find_for_eventfd(vh, m, err);
 
     (void)r;
-    if (rc < 0)
-        return rc;
-    keep(m, &ring->call_fd, fd);
+    if (!ring)
+        return err->code;
+    keep(m, &ring->call_fd);
     vh->o.ops->calls_changed(vh->o.dev, index_of(vh, ring), 1);
     return 0;
 }
 
 int vring_set_err(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
 {
-    struct vring *ring;
-    int fd, rc = eventfd_of(vh, m, &ring, &fd, err);
+    struct vring *ring = find_for_eventfd(vh, m, err);
 
     (void)r;
-    if (rc == 0)
-        keep(m, &ring->err_fd, fd);
-    return rc;
+    if (!ring)
+        return err->code;
+    keep(m, &ring->err_fd);
+    return 0;
 }
 
 int vring_set_enable(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
 {
     struct vhost_user_vring_state s = state_of(m);
-    struct vring *ring;
-    int rc = find(vh, s.index, &ring, err);
+    struct vring *ring = find(vh, s.index, err);
 
     (void)r;
-    if (rc < 0)
-        return rc;
+    if (!ring)
+        return err->code;
     if (!(vh->features & VHOST_USER_F_PROTOCOL_FEATURES) || s.num > 1)
         return err_set(err, -EINVAL, "ring %u: enable %u %s", s.index, s.num,
                        s.num > 1 ? "is neither 0 nor 1" : "without protocol features");
@@ -322,11 +320,10 @@ int vring_get_base(struct vhost_user *vh, struct message *m, struct reply *r, st
 {
     struct vhost_user_vring_state s = state_of(m);
     struct vhost_user_queue q;
-    struct vring *ring;
-    int rc = find(vh, s.index, &ring, err);
+    struct vring *ring = find(vh, s.index, err);
 
-    if (rc < 0)
-        return rc;
+    if (!ring)
+        return err->code;
     if (ring->started) {
         ring->stopping = true;
         vhost_user_queue_get(vh, s.index, &q);
@@ -354,7 +351,7 @@ void vhost_user_queue_stopped(struct vhost_user *vh, uint32_t index, uint32_t ba
     stopped(vh, ring);
     memcpy(s->reply.payload, &state, sizeof(state));
     s->reply.len = sizeof(state);
-    session_finish(vh, 0);
+    vh_session_finish(vh, 0);
 }
 
 /* ---- all of them ---- */
