@@ -452,6 +452,7 @@ static inline int serial_execute(struct virtq *vq, unsigned slot, uint64_t *seri
     size_t done = 0;
     int rc = virtq_map(vq, slot, &io);
 
+    *serial = 0;
     if (rc < 0)
         return rc;
     if (io.readable_bytes != 16 || io.writable_bytes != 16)
