@@ -169,6 +169,9 @@ void virtq_packed_arm(struct virtq *vq);
 /* The descriptor at pos waits for its completion in the lap with this wrap counter. */
 bool virtq_packed_is_avail(const struct virtq *vq, uint32_t pos, bool wrap);
 
+/* Nothing is completed in the ndesc descriptors from the used position on. */
+void virtq_packed_take_back(struct virtq *vq, uint32_t ndesc);
+
 /* ---- recover.c: what the last service left in state memory ---- */
 int virtq_adopt(struct virtq *vq, struct err *err);
 

@@ -180,6 +180,21 @@ void virtq_packed_publish(struct virtq *vq, uint64_t used, bool again)
     advance(vq, &vq->used_pos, &vq->used_wrap, (uint32_t)(used - vq->used));
 }
 
+/* A batch that was not published may have left its later completions in the ring, and the driver
+ * would take them for real when it gets there. */
+void virtq_packed_take_back(struct virtq *vq, uint32_t ndesc)
+{
+    uint32_t pos = vq->used_pos;
+    bool wrap = vq->used_wrap;
+
+    for (uint32_t i = 0; i < ndesc; i++) {
+        if (!virtq_packed_is_avail(vq, pos, wrap))
+            store16_release(&vq->ring.packed.desc[pos].flags,
+                            wrap ? VIRTQ_PACKED_F_AVAIL : VIRTQ_PACKED_F_USED);
+        advance(vq, &pos, &wrap, 1);
+    }
+}
+
 /* ---- notifications ---- */
 
 union event {

@@ -199,6 +199,8 @@ static void make_records(struct virtq *vq, const struct readback *r)
         index += c->ndesc;
     }
     virtq_cursors_set(vq, index, r->used);
+    if (vq->packed)
+        virtq_packed_take_back(vq, vq->ndesc);
     vq->found.records = vq->found.live = vq->found.from_area = r->n;
 }
 
