@@ -125,16 +125,17 @@ static void virtio_blk_controller_dbg_io_stats_get(void *arg, struct rpc_request
     queues = json_array();
     for (unsigned i = 0; i < info.num_queues; i++) {
         struct vblk_queue_stats st;
+        bool started = vblk_ctrl_queue_stats(ctrl, i, &st);
         json_t *q;
 
-        if (!vblk_ctrl_queue_stats(ctrl, i, &st))
+        add_counts(&total, &st);
+        if (!started)
             continue;
         q = json_object();
         set_number(q, "queue_id", i);
         set_number(q, "core_id", controller_core(ctx, info.ctrl_id));
         set_io_counts(q, &st);
         json_array_append_new(queues, q);
-        add_counts(&total, &st);
     }
     if (info.bdev)
         bdev_get_stats(info.bdev, &bdev);

@@ -430,12 +430,10 @@ bool vblk_ctrl_queue_stats(const struct vblk_ctrl *ctrl, unsigned index,
 {
     const struct vblk_dev *dev = ctrl->dev;
 
-    if (index >= VBLK_MAX_QUEUES || !(atomic_load(&dev->has_queue) >> index & 1))
-        return false;
     *ret = (struct vblk_queue_stats){dev->stats[index].reads,        dev->stats[index].writes,
                                      dev->stats[index].flushes,      dev->stats[index].discards,
                                      dev->stats[index].write_zeroes, dev->stats[index].errors};
-    return true;
+    return atomic_load(&dev->has_queue) >> index & 1;
 }
 
 static void rings_on_reactor(struct mail *m)

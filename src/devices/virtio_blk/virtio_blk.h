@@ -66,7 +66,7 @@ struct vblk_ctrl_info vblk_ctrl_get_info(struct vblk_ctrl *ctrl);
 struct vblk_queue_stats {
     uint64_t reads, writes, flushes, discards, write_zeroes, errors;
 };
-/* false: the host has not started this queue. */
+/* What a queue (below num_queues) has ever done. false: the host has not started it now. */
 bool vblk_ctrl_queue_stats(const struct vblk_ctrl *ctrl, unsigned index,
                            struct vblk_queue_stats *ret);
 

@@ -55,9 +55,10 @@ int mem_check(const struct vhost_user_mem_region *r, int fd, struct err *err)
                        "memory at 0x%llx: its file has 0x%llx bytes, offset and size need 0x%llx",
                        gpa, (unsigned long long)st.st_size, (unsigned long long)end);
     page = page_bytes(fd);
-    if (r->mmap_offset % page || r->size_bytes % page)
+    /* Front ends share buffers of any length; huge pages are mapped and unmapped whole. */
+    if (r->mmap_offset % page || (page > PAGE && r->size_bytes % page))
         return err_set(err, -EINVAL,
-                       "memory at 0x%llx: offset 0x%llx and size 0x%llx are not multiples of its "
+                       "memory at 0x%llx: offset 0x%llx or size 0x%llx is no multiple of its "
                        "file's page size 0x%llx",
                        gpa, offset, size, (unsigned long long)page);
     return 0;
