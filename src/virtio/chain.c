@@ -101,6 +101,8 @@ static int walk_indirect(struct walk *w, const struct virtq_desc *ref)
         if (unlikely(++w->count > VIRTQ_CHAIN_MAX || read > n))
             return illegal(w);
         d = copy_desc(at);
+        if (w->vq->packed) /* its own layout: buffer ID, then flags */
+            d.flags = d.next;
         flags = le16_get(d.flags);
         if (unlikely(flags & VIRTQ_DESC_F_INDIRECT))
             return illegal(w);
