@@ -207,6 +207,11 @@ class Snap:
         vuid = vuid or self.functions()[0]["vuid"]
         return self.run_dir / "functions" / vuid / "cntrl"
 
+    def vhost_socket(self, vuid=None):
+        """Path of a function's vhost-user socket (default: the first virtio-blk PF)."""
+        vuid = vuid or self.functions("VBLK")[0]["vuid"]
+        return self.run_dir / "functions" / vuid / "vhost.sock"
+
     def nvme_disk(self, bdev="Null0", nqn="nqn.2024-01.io.opensnap:disk", nsid=1, **controller):
         """A subsystem, a namespace on an existing bdev and a running controller (default: the first NVMe PF).
         Returns ctrl_id."""
