@@ -2,8 +2,10 @@
 """kill -9 of the service under one client on 16 functions: NVMe in all doorbell modes, virtio-blk on split and packed rings.
 And, for virtio-blk, that the test can fail."""
 import os
+import time
 
 import pytest
+from host import Load, Noise, RecoverySnap
 from rounds import PHASES, POINTS, VBLK_POINTS, one_client, run
 
 ROUNDS = int(os.environ.get("FLEET_ROUNDS", "30"))
@@ -59,6 +61,33 @@ def test_every_request_survives(tmp_path):
     outcome = run(tmp_path, 10, every_point, disks=one_client, topology=TOPOLOGY, nvme=0, vblk=4,
                   extra=("--zeroes", "10", "--deallocate", "10", "--flush", "5", "--queues", "2"))
     assert outcome.good(), str(outcome)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_snap_emu_dies_too(tmp_path, form):
+    """State memory is gone with it: what was in flight comes back from the area that the front end has kept."""
+    with RecoverySnap(tmp_path, None, {**TOPOLOGY, "VIRTIO_BLK_EMULATION_NUM_VF": 0}) as snap:
+        image = snap.fleet(0, 1)[0]
+        noise = Noise(tmp_path / "Vblk0.img", 3)
+        load = Load(f"{image[2]},{FORMATS[form][0]}", tmp_path, blocks=1024, bs="16k", extra=["--reconnect"])
+        from_area = 0
+        try:
+            assert load.wait_progress(100, 20), load.errors()
+            for number in range(6):
+                time.sleep(0.1 + 0.05 * number)
+                first, second = (snap.kill_service, snap.kill_emu) if number % 2 else (snap.kill_emu, snap.end_service)
+                first()
+                second()
+                snap.start_emu()
+                snap.start_service()
+                assert load.wait_progress(100, 30), load.errors()
+                from_area += snap.recovery("CtrlVblk0")["from_area"]
+        finally:
+            noise.stop()
+            verdict = load.stop()
+        print(f"{from_area} chains came back from the in-flight area")
+        assert verdict["ok"], verdict
+        assert from_area > 0
 
 
 # ---- the counter-proofs: each leaves out one rule, and must be found out ----
