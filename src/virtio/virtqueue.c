@@ -162,6 +162,7 @@ int virtq_open(const struct virtq_opts *opts, struct virtq **ret, struct err *er
     }
     if (vq->area)
         virtq_mirror_sync(vq);
+    crash_point("vq.opened");
     *ret = vq;
     return 0;
 }
