@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-enum { SIZE = 32, HELD = 24, STUCK_MS = 2000 };
+enum { SIZE = 32, HELD = 24, STUCK_MS = 4000 };
 
 enum lost { NOTHING, STATE, SOMETIMES_STATE };
 
