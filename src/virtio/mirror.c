@@ -110,10 +110,11 @@ static void put_free_heads(struct virtq *vq, uint16_t head)
 static void put_used(struct virtq *vq, uint64_t used, uint64_t old)
 {
     struct vhost_inflight_packed *area = vq->area;
-    union used_cursors v = {.now = (uint16_t)(used % vq->size),
-                            .old = (uint16_t)(old % vq->size),
-                            .wrap = !(used / vq->size & 1),
-                            .old_wrap = !(old / vq->size & 1)};
+    struct virtq_position now = virtq_position(vq, used), before = virtq_position(vq, old);
+    union used_cursors v = {.now = (uint16_t)now.pos,
+                            .old = (uint16_t)before.pos,
+                            .wrap = now.wrap,
+                            .old_wrap = before.wrap};
 
     atomic_store_explicit((_Atomic uint64_t *)(void *)&area->used_idx, v.word,
                           memory_order_release);
