@@ -264,3 +264,14 @@ void virtq_mirror_sync(struct virtq *vq)
         virtq_mirror_posting(vq, vq->reposts, used);
     put16(&area->version, AREA_VERSION);
 }
+
+void virtq_inflight_clear(const struct virtq_inflight *area)
+{
+    struct vhost_inflight_split *head = area->at; /* a packed one begins the same way */
+
+    static_assert(offsetof(struct vhost_inflight_split, version) ==
+                      offsetof(struct vhost_inflight_packed, version),
+                  "both formats tell by their version whether they are in use");
+    if (head)
+        atomic_store_explicit((_Atomic uint16_t *)(void *)&head->version, 0, memory_order_release);
+}

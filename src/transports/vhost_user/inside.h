@@ -63,6 +63,7 @@ bool mem_translate(const struct mem_table *t, uint64_t user, uint64_t len, uint6
 
 struct vring {
     uint32_t size, base;
+    bool based; /* base was set since the last reset */
     uint64_t desc_user, driver_user, device_user;
     uint64_t desc_gpa, driver_gpa, device_gpa;
     int kick_fd, call_fd, err_fd;
@@ -179,6 +180,7 @@ void vring_signal_errors(struct vhost_user *vh);
 int inflight_get(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err);
 int inflight_set(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err);
 void inflight_clear(struct vhost_user *vh);
+void inflight_forget(struct vhost_user *vh);
 
 /* ---- channel.c ---- */
 int channel_set(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err);

@@ -266,6 +266,7 @@ void vh_message_forget(struct vhost_user *vh)
 
 static int reset(struct vhost_user *vh)
 {
+    inflight_forget(vh);
     vh_message_forget(vh);
     vh->resetting = vh->o.ops->reset(vh->o.dev) == VHOST_USER_LATER;
     if (!vh->resetting)

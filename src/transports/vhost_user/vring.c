@@ -10,6 +10,9 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Where a packed ring begins: both positions 0, both wrap counters 1 (Virtio 1.3, 2.8.1). */
+#define PACKED_BEGIN 0x80008000U
+
 static bool packed(const struct vhost_user *vh)
 {
     return vh->features & VIRTIO_F_RING_PACKED;
@@ -165,6 +168,7 @@ int vring_set_base(struct vhost_user *vh, struct message *m, struct reply *r, st
     (void)r;
     if (rc == 0)
         ring->base = s.num;
+    ring->based |= rc == 0;
     return rc;
 }
 
@@ -206,6 +210,8 @@ static int start(struct vhost_user *vh, struct vring *ring, struct err *err)
         return err_set(err, -EBUSY, "ring %u: %s", index,
                        vh->resetting ? "the device is still being reset"
                                      : "the features that were set are not offered");
+    if (packed(vh) && !ring->based)
+        ring->base = PACKED_BEGIN;
     rc = check_size(vh, index, ring->size, err);
     if (rc == 0)
         rc = check_base(vh, index, ring->size, ring->base, err);
@@ -348,6 +354,7 @@ void vhost_user_queue_stopped(struct vhost_user *vh, uint32_t index, uint32_t ba
         return; /* the client is gone, or it has been told already */
     ring = &vh->ring[index];
     ring->base = base;
+    ring->based = true;
     stopped(vh, ring);
     memcpy(s->reply.payload, &state, sizeof(state));
     s->reply.len = sizeof(state);
