@@ -166,10 +166,11 @@ int vring_set_base(struct vhost_user *vh, struct message *m, struct reply *r, st
     int rc = ring ? check_base(vh, s.index, ring->size, s.num, err) : err->code;
 
     (void)r;
-    if (rc == 0)
-        ring->base = s.num;
-    ring->based |= rc == 0;
-    return rc;
+    if (rc < 0)
+        return rc;
+    ring->base = s.num;
+    ring->based = true;
+    return 0;
 }
 
 int vring_set_addr(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
