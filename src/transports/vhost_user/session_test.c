@@ -183,18 +183,18 @@ static void a_reset_stops_all_and_is_waited_for(void **state)
     assert_false(ok_u64(s, VHOST_USER_SET_STATUS, 0x100, -1));
     s->status = 0;
     s->hold = true;
-    say(s, VHOST_USER_SET_STATUS, VHOST_USER_F_NEED_REPLY, &zero, sizeof(zero), -1);
+    say(s, VHOST_USER_RESET_DEVICE, VHOST_USER_F_NEED_REPLY, NULL, 0, -1);
     say(s, VHOST_USER_GET_STATUS, 0, NULL, 0, -1);
     assert_true(silent(s));
     assert_int_equal(s->resets, 1);
     post(&o, do_reset_done);
-    assert_int_equal(heard_u64(s, VHOST_USER_SET_STATUS), 0);
+    assert_int_equal(heard_u64(s, VHOST_USER_RESET_DEVICE), 0);
     assert_int_equal(heard_u64(s, VHOST_USER_GET_STATUS), 0);
     assert_int_equal(s->stops, 0);
     assert_false(ok_u64(s, VHOST_USER_SET_VRING_KICK, 1, s->event)); /* all is forgotten */
 
     /* Nobody does it: the client is told, and no ring starts before it is over. */
-    assert_false(ok(s, VHOST_USER_RESET_DEVICE, NULL, 0, -1));
+    assert_false(ok(s, VHOST_USER_SET_STATUS, &zero, sizeof(zero), -1));
     assert_int_equal(s->resets, 2);
     assert_true(ok_u64(s, VHOST_USER_SET_FEATURES, VIRTIO_F_VERSION_1, -1));
     assert_true(ok_ring(s, VHOST_USER_SET_VRING_NUM, 1, 128));

@@ -168,6 +168,39 @@ static void a_ring_nobody_stops_ends_the_connection(void **state)
     assert_int_equal(s->disconnects, 1);
 }
 
+static void status_0_stops_rings_where_they_are(void **state)
+{
+    struct stub *s = *state;
+    struct order o = {.s = s, .index = 1, .base = 41};
+    struct vhost_user_vring_state st = {1, 0};
+    uint64_t zero = 0;
+
+    set_up_ring(s, FEATURES & ~VIRTIO_F_RING_PACKED);
+    start_ring(s);
+    assert_true(ok_ring(s, VHOST_USER_SET_VRING_NUM, 2, 64));
+    assert_true(ok_addr(s, 2, USER + 0x4000, USER + 0x5000, USER + 0x6000));
+    assert_true(ok_u64(s, VHOST_USER_SET_VRING_KICK, 2, s->event));
+    say(s, VHOST_USER_SET_STATUS, VHOST_USER_F_NEED_REPLY, &zero, sizeof(zero), -1);
+    assert_true(silent(s));
+    assert_int_equal(s->stops, 1); /* one after the other */
+    post(&o, do_stopped);
+    assert_int_equal(s->stops, 2);
+    assert_int_equal(s->resets, 0);
+    o.index = 2;
+    o.base = 42;
+    post(&o, do_stopped);
+    assert_int_equal(heard_u64(s, VHOST_USER_SET_STATUS), 0);
+    assert_int_equal(s->resets, 1);
+    assert_true(ok_ring(s, VHOST_USER_SET_VRING_ENABLE, 1, 0));
+    for (uint32_t i = 1; i <= 2; i++) { /* the client asks only now */
+        st.index = i;
+        say(s, VHOST_USER_GET_VRING_BASE, 0, &st, sizeof(st), -1);
+        assert_int_equal(heard(s, VHOST_USER_GET_VRING_BASE, &st, sizeof(st)), sizeof(st));
+        assert_int_equal(st.num, 40 + i);
+    }
+    assert_int_equal(s->stops, 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -177,6 +210,7 @@ int main(void)
         TEST(packed_rings_have_sizes_and_positions_of_their_own),
         TEST(features_that_are_not_offered_start_nothing),
         TEST(a_ring_nobody_stops_ends_the_connection),
+        TEST(status_0_stops_rings_where_they_are),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
