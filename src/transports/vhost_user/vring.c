@@ -303,6 +303,8 @@ int vring_set_enable(struct vhost_user *vh, struct message *m, struct reply *r, 
     (void)r;
     if (!ring)
         return err->code;
+    if (ring->enabled == s.num && !ring->started)
+        return 0; /* also after a reset, which has disabled it */
     if (!(vh->features & VHOST_USER_F_PROTOCOL_FEATURES) || s.num > 1)
         return err_set(err, -EINVAL, "ring %u: enable %u %s", s.index, s.num,
                        s.num > 1 ? "is neither 0 nor 1" : "without protocol features");
@@ -323,19 +325,25 @@ static void stopped(struct vhost_user *vh, struct vring *ring)
     vh->o.ops->calls_changed(vh->o.dev, index_of(vh, ring), 1);
 }
 
+static void begin_stop(struct vhost_user *vh, struct vring *ring)
+{
+    struct vhost_user_queue q;
+
+    ring->stopping = true;
+    vhost_user_queue_get(vh, index_of(vh, ring), &q);
+    vh->o.ops->queue_stopping(vh->o.dev, &q);
+}
+
 int vring_get_base(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
 {
     struct vhost_user_vring_state s = state_of(m);
-    struct vhost_user_queue q;
     struct vring *ring = find(vh, s.index, err);
 
     if (!ring)
         return err->code;
     if (ring->started) {
-        ring->stopping = true;
-        vhost_user_queue_get(vh, s.index, &q);
         vh->session->wait = WAIT_BASE;
-        vh->o.ops->queue_stopping(vh->o.dev, &q);
+        begin_stop(vh, ring);
         return MESSAGE_LATER;
     }
     stopped(vh, ring);
@@ -345,20 +353,32 @@ int vring_get_base(struct vhost_user *vh, struct message *m, struct reply *r, st
     return 0;
 }
 
+bool vring_stop_one(struct vhost_user *vh)
+{
+    for (unsigned i = 0; i < VHOST_USER_MAX_QUEUES; i++) {
+        if (!vh->ring[i].started)
+            continue;
+        begin_stop(vh, &vh->ring[i]);
+        return true;
+    }
+    return false;
+}
+
 void vhost_user_queue_stopped(struct vhost_user *vh, uint32_t index, uint32_t base)
 {
     struct session *s = vh->session;
     struct vhost_user_vring_state state = {index, base};
-    struct vring *ring;
+    struct vring *ring = &vh->ring[index < VHOST_USER_MAX_QUEUES ? index : 0];
 
-    if (s->wait != WAIT_BASE || state_of(&s->msg).index != index)
+    if (index >= VHOST_USER_MAX_QUEUES || !ring->stopping)
         return; /* the client is gone, or it has been told already */
-    ring = &vh->ring[index];
     ring->base = base;
     ring->based = true;
     stopped(vh, ring);
-    memcpy(s->reply.payload, &state, sizeof(state));
-    s->reply.len = sizeof(state);
+    if (s->wait == WAIT_BASE) {
+        memcpy(s->reply.payload, &state, sizeof(state));
+        s->reply.len = sizeof(state);
+    }
     vh_session_finish(vh, 0);
 }
 
@@ -378,17 +398,20 @@ void vring_init_all(struct vhost_user *vh)
         vh->ring[i] = (struct vring){.kick_fd = -1, .call_fd = -1, .err_fd = -1};
 }
 
-void vring_clear_all(struct vhost_user *vh, bool calls)
+void vring_clear_all(struct vhost_user *vh, bool all)
 {
     for (unsigned i = 0; i < VHOST_USER_MAX_QUEUES; i++) {
         struct vring *ring = &vh->ring[i];
 
         fd_close(&ring->kick_fd);
-        if (calls) {
+        if (all) {
             fd_close(&ring->call_fd);
             fd_close(&ring->err_fd);
         }
-        *ring = (struct vring){.kick_fd = -1, .call_fd = ring->call_fd, .err_fd = ring->err_fd};
+        *ring = (struct vring){.base = all ? 0 : ring->base,
+                               .kick_fd = -1,
+                               .call_fd = ring->call_fd,
+                               .err_fd = ring->err_fd};
     }
 }
 
