@@ -82,8 +82,12 @@ static unsigned disk_poll(struct disk *d, unsigned queue, disk_completed_fn fn, 
 
 static void disk_explain(const struct disk_completion *c, char *text, size_t size)
 {
-    snprintf(text, size, "used id %u on queue %u, used length %u, status %u", c->id, c->queue,
-             c->value, c->status);
+    if (c->flaws & DISK_BAD_USED_INDEX)
+        snprintf(text, size, "used index %u on queue %u is beyond what the ring holds", c->value,
+                 c->queue);
+    else
+        snprintf(text, size, "used id %u on queue %u, used length %u, status %u", c->id, c->queue,
+                 c->value, c->status);
 }
 
 /* ---- sleeping ---- */
