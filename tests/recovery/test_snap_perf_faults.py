@@ -91,6 +91,22 @@ def test_reconnects_with_requests_in_flight(peer, tmp_path, settings):
     assert verdict["reconnects"] == 5 and p.resumed > 0
 
 
+@pytest.mark.parametrize("ring", ["split", "packed"])
+def test_resets_and_crashes_together(peer, tmp_path, ring):
+    p = peer()
+    load = Load(f"{p.path},ring={ring},reconnect,reset-every=0.05", tmp_path, depth=8, blocks=1024)
+    try:
+        for _ in range(8):
+            assert load.wait_progress(50, 20), f"{load.errors()} {p.error}"
+            p.crash()
+        assert load.wait_progress(200, 20), load.errors()
+        verdict = load.stop()
+    finally:
+        load.kill()
+    assert verdict["exit"] == 0 and verdict["ok"], verdict
+    assert verdict["reconnects"] > 2 and verdict["resets"] > 2
+
+
 def test_without_reconnect_a_crash_ends_the_run(peer, tmp_path):
     p = peer()
     load = Load(p.path, tmp_path)
