@@ -201,12 +201,10 @@ static void serve_waiters(struct emu_function *fn)
     }
 }
 
-void lease_end(struct emu_function *fn)
+static void let_go(struct emu_function *fn)
 {
     struct service *s = fn->holder;
 
-    if (!s)
-        return;
     log_line(LOG_INFO, "emu", "function %s: free again", fn->info.vuid);
     fn->holder = NULL;
     s->nleases--;
@@ -215,6 +213,13 @@ void lease_end(struct emu_function *fn)
     reset_alone(fn);
     fn->host->memory_detached(fn, 0);
     function_changed(fn);
+}
+
+void lease_end(struct emu_function *fn)
+{
+    if (!fn->holder)
+        return;
+    let_go(fn);
     serve_waiters(fn);
 }
 
@@ -340,8 +345,11 @@ int lease_release(struct link_conn *conn, const struct link_msg *msg)
 
     if (!fn)
         return -EBADMSG;
-    link_send(conn, &answer, NULL, 0); /* before anything a next lease of the same service brings */
-    lease_end(fn);
+    /* The answer comes after the function's news, so that who has it finds no old ones, and before
+     * anything a next lease of the same service brings. */
+    let_go(fn);
+    link_send(conn, &answer, NULL, 0);
+    serve_waiters(fn);
     return 0;
 }
 

@@ -2,6 +2,7 @@
 """A snap_emu that starts anew knows nothing of the leases of the last one: it waits for the processes that had them."""
 import os
 import signal
+import socket
 import subprocess
 import time
 
@@ -67,12 +68,22 @@ def wait_for(what, seconds=5):
     return True
 
 
+def start_emu_again(snap):
+    """The last one's socket still lies there: what counts is that the new one answers."""
+    snap.start_emu()
+
+    def answers():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+            return s.connect_ex(str(snap.run_dir / "emu.sock")) == 0
+    assert wait_for(answers), tail(snap.tmpdir / "emu.log")
+
+
 def test_no_lease_while_a_holder_of_the_last_snap_emu_lives(snap):
     old = snap.service
     assert [f.split("-")[0] for f in holder_files(snap)] == [str(old.pid)]
     old.send_signal(signal.SIGSTOP)
     snap.kill_emu()
-    snap.start_emu()
+    start_emu_again(snap)
     second = Second(snap)
     asker = None
     try:
@@ -103,7 +114,7 @@ def test_what_was_over_before_the_start_holds_up_nobody(snap):
     assert len(holder_files(snap)) == 1
     (snap.run_dir / "holders" / "not-a-holder").write_text("")
     # The kernel's own end of the process may still take a moment.
-    snap.start_emu()
+    start_emu_again(snap)
     snap.start_service()
     snap.wait_started("Ctrl0")
     assert leased_to(snap, snap.service.pid)
