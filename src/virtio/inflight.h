@@ -30,4 +30,9 @@ static inline uint64_t virtq_inflight_stride(uint32_t queue_size)
  * where to begin. Nothing happens when there is no area. */
 void virtq_inflight_clear(const struct virtq_inflight *area);
 
+/* A word that the device keeps there ("features" in the specification, which gives it no meaning);
+ * 0 in a new area or when there is none. Foreign as all of it. */
+uint64_t virtq_inflight_remark(const struct virtq_inflight *area);
+void virtq_inflight_set_remark(const struct virtq_inflight *area, uint64_t remark);
+
 #endif

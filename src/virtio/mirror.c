@@ -243,7 +243,6 @@ void virtq_mirror_sync(struct virtq *vq)
     uint64_t used = vq->used;
 
     put16(&area->version, 0);
-    put64(&area->features, 0);
     put16(&area->desc_num, (uint16_t)vq->size);
     if (vq->packed)
         packed_clear(vq);
@@ -263,6 +262,23 @@ void virtq_mirror_sync(struct virtq *vq)
     if (vq->reposts)
         virtq_mirror_posting(vq, vq->reposts, used);
     put16(&area->version, AREA_VERSION);
+}
+
+uint64_t virtq_inflight_remark(const struct virtq_inflight *area)
+{
+    const struct vhost_inflight_split *head = area->at;
+
+    return head ? atomic_load_explicit((const _Atomic uint64_t *)(const void *)&head->features,
+                                       memory_order_acquire)
+                : 0;
+}
+
+void virtq_inflight_set_remark(const struct virtq_inflight *area, uint64_t remark)
+{
+    struct vhost_inflight_split *head = area->at;
+
+    if (head)
+        put64(&head->features, remark);
 }
 
 void virtq_inflight_clear(const struct virtq_inflight *area)

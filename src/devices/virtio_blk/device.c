@@ -171,7 +171,9 @@ static void dev_reg_written(void *p, const struct state_reg_write *w)
     struct vblk_dev *dev = p;
 
     (void)w;
+    dev->through_by_area = false;
     vblk_config_written(dev);
+    vblk_queues_remark(dev);
 }
 
 static void dev_registers_lost(void *p)

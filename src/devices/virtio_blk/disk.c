@@ -92,7 +92,8 @@ void vblk_config_put(struct vblk_dev *dev, bool tell)
     /* writeback is the host's to change, with CONFIG_WCE; it begins as 1. */
     if (dev->o.features & VIRTIO_BLK_F_CONFIG_WCE) {
         atomic_store_explicit(&svc->reg_mask[wb], 0xff, memory_order_release);
-        atomic_store_explicit(&svc->reg_host_reset[wb], 1, memory_order_release);
+        if (!atomic_load_explicit(&svc->initialized, memory_order_acquire))
+            atomic_store_explicit(&svc->reg_host_reset[wb], 1, memory_order_release);
     }
     for (unsigned i = 0; i < ARRAY_SIZE(u.dword); i++)
         atomic_store_explicit(&svc->reg_dev_reset[i], u.dword[i], memory_order_release);
@@ -103,8 +104,25 @@ void vblk_config_put(struct vblk_dev *dev, bool tell)
 
 void vblk_config_written(struct vblk_dev *dev)
 {
+    struct state_svc *svc = &function_state(dev->f)->svc;
+    uint32_t wanted = function_reg_host(dev->f, WRITEBACK_OFFSET) & 0xff;
+
+    if (!(dev->o.features & VIRTIO_BLK_F_CONFIG_WCE))
+        return;
+    /* A guest that wants its writes on the medium is not asked again after a pause of its VM or a
+     * new connection, which are resets for us: they leave it as it is. */
+    atomic_store_explicit(&svc->reg_host_reset[WRITEBACK_OFFSET / 4], wanted, memory_order_release);
+    dev->writeback = wanted && !dev->through_by_area;
+}
+
+void vblk_config_default(struct vblk_dev *dev)
+{
+    struct state_svc *svc = &function_state(dev->f)->svc;
+
+    dev->writeback = true;
+    dev->through_by_area = false;
     if (dev->o.features & VIRTIO_BLK_F_CONFIG_WCE)
-        dev->writeback = function_reg_host(dev->f, WRITEBACK_OFFSET) & 0xff;
+        atomic_store_explicit(&svc->reg_host_reset[WRITEBACK_OFFSET / 4], 1, memory_order_release);
 }
 
 /* ---- identity ---- */

@@ -103,12 +103,14 @@ struct vblk_dev {
     uint64_t map_generation;
     uint32_t max_depth, hold;
     bool kicked, settle, settling, dirty;
-    bool dropping;    /* a reset: what ends is forgotten */
-    bool keeping;     /* a release: what is cancelled stays recorded for the next service */
-    bool after_crash; /* the last holder died of a fault of its own */
-    bool resumed;     /* since the lease */
-    bool owns_state;  /* the identity in state memory is ours */
-    bool writeback;   /* as the host has set it */
+    bool dropping;        /* a reset: what ends is forgotten */
+    bool keeping;         /* a release: what is cancelled stays recorded for the next service */
+    bool after_crash;     /* the last holder died of a fault of its own */
+    bool resumed;         /* since the lease */
+    bool owns_state;      /* the identity in state memory is ours */
+    bool writeback;       /* as the host has set it */
+    bool through_by_area; /* the in-flight area tells of a choice that snap_emu does not know any
+                             more */
     struct vblk_disk disk;
     struct vblk_queue *queue[VBLK_MAX_QUEUES];
     unsigned nqueues;  /* highest index used + 1 */
@@ -121,7 +123,8 @@ struct vblk_dev {
 
     /* motions */
     uint32_t reset_epoch;
-    bool reset_forgets; /* no client will come back for what is in flight */
+    bool reset_forgets;  /* no client will come back for what is in flight */
+    bool reset_defaults; /* configuration begins anew */
     void (*reset_done)(void *arg);
     void *reset_arg;
     struct list detaching;
@@ -179,6 +182,7 @@ void vblk_disk_resize(struct vblk_dev *dev, uint64_t nblocks);
 /* Writes the configuration space; tell: the host is told of it. */
 void vblk_config_put(struct vblk_dev *dev, bool tell);
 void vblk_config_written(struct vblk_dev *dev); /* the host may have changed writeback */
+void vblk_config_default(struct vblk_dev *dev); /* it has begun anew */
 void vblk_store_identity(struct vblk_dev *dev);
 
 /* ---- queue.c ---- */
@@ -187,6 +191,8 @@ void vblk_queue_changed(struct vblk_dev *dev, const struct function_queue *cfg,
 void vblk_queue_close(struct vblk_queue *q); /* keeps its state */
 /* Nothing of a closed ring is recorded any more: it was drained, or reset by the host. */
 void vblk_queue_forget(struct vblk_queue *q);
+/* Writes into the in-flight areas how the host wants its writes. */
+void vblk_queues_remark(struct vblk_dev *dev);
 void vblk_queue_free(struct vblk_queue *q);
 unsigned vblk_queue_fetch(struct vblk_queue *q); /* and execute */
 void vblk_queue_post(struct vblk_queue *q);

@@ -295,7 +295,9 @@ static void settle_reset(struct vblk_dev *dev)
     }
     vblk_state_reset(dev->st);
     atomic_store(&dev->st->life.recovering, 0);
-    dev->writeback = true;
+    if (dev->reset_defaults)
+        vblk_config_default(dev);
+    vblk_queues_remark(dev);
     dev->dropping = false;
     dev->hold &= ~(uint32_t)(VBLK_HOLD_RESET | VBLK_HOLD_FAILED);
     atomic_store(&dev->failed, false);
@@ -320,6 +322,7 @@ void vblk_dev_reset(struct vblk_dev *dev, enum function_reset why, uint32_t epoc
     /* A client that has gone may come back, with the in-flight area: what is in there is still to
      * be done. */
     dev->reset_forgets = why != FUNCTION_RESET_DISCONNECT;
+    dev->reset_defaults = why != FUNCTION_RESET_DISCONNECT && why != FUNCTION_RESET_STATUS;
     dev->reset_done = done;
     dev->reset_arg = arg;
     if (older)

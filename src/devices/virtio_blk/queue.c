@@ -62,6 +62,36 @@ static int make_reqs(struct vblk_queue *q)
     return 0;
 }
 
+/* Our own of a service before; the host may have altered it, and hurts itself alone. */
+enum { REMARK_THROUGH = 1 };
+
+static void put_remark(const struct vblk_queue *q)
+{
+    struct virtq_inflight area = area_of(q->dev, q->cfg.index);
+
+    virtq_inflight_set_remark(&area, q->dev->writeback ? 0 : REMARK_THROUGH);
+}
+
+/* When snap_emu is new, the host's choice of write-through is found in the area only. */
+static void look_at_remark(struct vblk_queue *q, bool adopted)
+{
+    struct virtq_inflight area = area_of(q->dev, q->cfg.index);
+
+    vblk_config_written(q->dev);
+    if (!adopted && q->dev->writeback && virtq_inflight_remark(&area) & REMARK_THROUGH) {
+        q->dev->through_by_area = true;
+        q->dev->writeback = false;
+    }
+    put_remark(q);
+}
+
+void vblk_queues_remark(struct vblk_dev *dev)
+{
+    for (unsigned i = 0; i < dev->nqueues; i++)
+        if (dev->queue[i])
+            put_remark(dev->queue[i]);
+}
+
 static int open_ring(struct vblk_queue *q, struct err *err)
 {
     struct vblk_dev *dev = q->dev;
@@ -104,7 +134,7 @@ static int open_ring(struct vblk_queue *q, struct err *err)
     if (rc < 0)
         return rc;
     q->through = !(q->cfg.features & VIRTIO_BLK_F_FLUSH);
-    vblk_config_written(dev);
+    look_at_remark(q, adopted);
     found = virtq_get_found(q->vq);
     count_found(dev, &found);
     q->adopted = adopted || found.live > 0;
