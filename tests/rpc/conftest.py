@@ -18,6 +18,8 @@ NQN = "nqn.2024-01.io.opensnap:test"
 
 def wipe(snap):
     """Destroys all objects of a service."""
+    for c in snap.rpc("virtio_blk_controller_list"):
+        snap.rpc("virtio_blk_controller_destroy", ctrl_id=c["ctrl_id"], force=True)
     for ss in snap.rpc("nvme_subsystem_list"):
         snap.rpc("nvme_subsystem_destroy", nqn=ss["nqn"], force=True)
     for c in snap.rpc("bdev_nvme_get_controllers"):

@@ -33,18 +33,28 @@ def peer():
         yield p
 
 
-def test_the_first_disk_of_the_readme(snap, peer):
+def test_the_disks_of_the_readme(snap, peer, tmp_path):
     lines = commands("README.md", "snap_rpc.py")
-    assert len(lines) == 5
-    places = {"192.0.2.10": "127.0.0.1", "-s 4420": f"-s {peer.port}", "nqn.2026-01.org.example:disks": peer.nqn}
+    assert len(lines) == 7
+    with open(tmp_path / "second.img", "wb") as image:
+        image.truncate(1 << 20)
+    places = {"192.0.2.10": "127.0.0.1", "-s 4420": f"-s {peer.port}", "nqn.2026-01.org.example:disks": peer.nqn,
+              "/path/second.img": str(tmp_path / "second.img")}
     for line in lines:
         for old, new in places.items():
             line = line.replace(old, new)
         run(snap, "snap_rpc", ["-s", str(snap.rpc_socket), *shlex.split(line)])
     [c] = snap.rpc("nvme_controller_list")
     assert (c["ctrl_id"], c["state"], len(c["namespaces"])) == ("NVMeCtrl1", "STARTED", 1)
-    for line in commands("README.md", "snap_host"):
-        assert "vfio" in run(snap, "snap_host", ["--run-dir", str(snap.run_dir), *shlex.split(line)]) or line == "list"
+    [v] = snap.rpc("virtio_blk_controller_list")
+    assert (v["ctrl_id"], v["state"], v["bdev"], v["vblk_id"]) == ("VblkCtrl1", "STARTED", "File1", "second-disk")
+    # The default topology has one NVMe PF before it, this service two.
+    lines = [line.replace("01:00.1", v["pci_bdf"]) for line in commands("README.md", "snap_host")]
+    said = [run(snap, "snap_host", ["--run-dir", str(snap.run_dir), *shlex.split(line)]) for line in lines]
+    assert len(said) == 3 and "vfio-user-pci" in said[1] and "vhost-user-blk-pci" in said[2] and "vhost.sock" in said[2]
+    [line] = commands("README.md", "snap_perf")
+    perf = shlex.split(line.replace("VUID", v["vuid"]).replace("--range 65536", "--range 1024").replace("--runtime 10", "--runtime 1"))
+    assert "0 errors" in run(snap, "snap_perf", ["--run-dir", str(snap.run_dir), *perf])
     wipe(snap)
 
 

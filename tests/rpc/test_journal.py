@@ -14,7 +14,7 @@ from snap import RpcError, Snap, program
 def picture(snap):
     """All that can be seen, without what may differ between two runs."""
     lists = {m: snap.rpc(m) for m in ("bdev_get_bdevs", "nvme_subsystem_list", "nvme_namespace_list",
-                                      "nvme_controller_list")}
+                                      "nvme_controller_list", "virtio_blk_controller_list")}
     for ss in lists["nvme_subsystem_list"]:
         ss["controllers"].sort(key=lambda c: c["ctrl_id"])
     for name in lists:
@@ -42,6 +42,8 @@ def configure(snap, tmp_path):
     snap.rpc("nvme_controller_attach_ns", ctrl="NVMeCtrl1", nsid=1)
     snap.rpc("nvme_controller_resume", ctrl="NVMeCtrl1")
     snap.rpc("nvme_controller_attach_ns", ctrl_id="NVMeCtrl1", nsid=2)
+    snap.rpc("virtio_blk_controller_create", pf_id=0, bdev="F0", vblk_id="serial/1", num_queues=3, queue_size=64)
+    snap.rpc("virtio_blk_controller_create", pf_id=0, vf_id=1, bdev="F1", read_only=True, suspended=True)
 
 
 def test_everything_comes_back_after_kill(own_snap, tmp_path):

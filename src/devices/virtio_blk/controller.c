@@ -69,6 +69,10 @@ static int take_bdev(struct vblk_ctrl *ctrl, struct bdev *bdev, struct err *err)
     char who[LINK_NAME_BYTES + 16];
     int rc;
 
+    if (bdev_claims(bdev)) /* two hosts that do not know of each other */
+        return err_set(err, -EBUSY,
+                       "bdev '%s' is in use already, by a namespace or another controller",
+                       bdev_name(bdev));
     snprintf(who, sizeof(who), "controller %s", ctrl->base.ctrl_id);
     rc = bdev_claim(bdev, who, err);
     if (rc < 0)
