@@ -148,7 +148,7 @@ static inline struct test_io *test_io_create(void)
 
     sem_init(&t->answered, 0, 0);
     t->reactor = reactor_create("test", &t->err);
-    t->ring = ring_create(t->reactor, 64, -1, &t->err);
+    t->ring = ring_create(t->reactor, 64, NULL, 0, &t->err);
     if (!t->ring || reactor_spawn(t->reactor, -1, &t->err))
         fail_msg("%s", t->err.msg);
     t->set = bdev_set_create();

@@ -36,6 +36,20 @@ void latency_add(struct latency *l, uint64_t ns)
     l->sum_ns += ns;
 }
 
+void latency_merge(struct latency *l, const struct latency *more)
+{
+    if (!more->count)
+        return;
+    if (!l->count || more->min_ns < l->min_ns)
+        l->min_ns = more->min_ns;
+    if (more->max_ns > l->max_ns)
+        l->max_ns = more->max_ns;
+    l->count += more->count;
+    l->sum_ns += more->sum_ns;
+    for (unsigned b = 0; b < LATENCY_BUCKETS; b++)
+        l->bucket[b] += more->bucket[b];
+}
+
 uint64_t latency_percentile(const struct latency *l, double share)
 {
     uint64_t want = (uint64_t)((double)l->count * share), seen = 0;

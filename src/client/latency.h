@@ -15,6 +15,7 @@ struct latency {
 };
 
 void latency_add(struct latency *l, uint64_t ns);
+void latency_merge(struct latency *l, const struct latency *more);
 /* The time below which the given share (0..1) of the samples lies; 0 without samples. */
 uint64_t latency_percentile(const struct latency *l, double share);
 uint64_t latency_mean(const struct latency *l);

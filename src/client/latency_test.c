@@ -48,12 +48,27 @@ static void extremes_have_a_bucket(void **state)
     assert_int_equal(latency_percentile(&l, 1.0), UINT64_MAX);
 }
 
+static void merging_is_adding_to_one(void **state)
+{
+    struct latency both = {0}, other = {0};
+
+    (void)state;
+    latency_merge(&both, &l); /* nothing */
+    for (uint64_t i = 0; i < 1000; i++) {
+        latency_add(i % 3 ? &l : &other, i * i);
+        latency_add(&both, i * i);
+    }
+    latency_merge(&l, &other);
+    assert_memory_equal(&l, &both, sizeof(l));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(nothing_measured_is_zero, clear),
         cmocka_unit_test_setup(percentiles_are_within_one_thirtysecond, clear),
         cmocka_unit_test_setup(extremes_have_a_bucket, clear),
+        cmocka_unit_test_setup(merging_is_adding_to_one, clear),
     };
 
     return cmocka_run_group_tests_name("latency", tests, NULL, NULL);

@@ -2,40 +2,14 @@
 #include "client/load.h"
 
 #include "base/util.h"
+#include "client/load_inside.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-enum { TICK_MS = 20, TRIES = 8 };
-
-struct slot {
-    struct load *load;
-    struct slot *next_free;
-    struct verify_io io;
-    void *buf;
-    uint64_t iova, submitted_ns;
-    unsigned queue;
-    uint8_t opc;
-    bool busy, reported;
-};
-
-struct load {
-    struct load_opts o;
-    struct nvme_host_info info;
-    struct verify *verify; /* without o.verify it only counts */
-    struct load_result result;
-    struct nvme_host_stats stats_before;
-    struct slot *slot;
-    unsigned nslots;
-    struct slot *free[64]; /* per queue */
-    uint64_t *floors;
-    uint64_t rng, cursor, phase_ios, next_io_ns;
-    uint64_t start_ns, last_completion_ns, last_tick_ns;
-    unsigned busy;
-    bool stop;
-};
+#define CHECK_NS 20000000ULL
 
 uint64_t load_data_bytes(unsigned queues, unsigned depth, uint32_t io_bytes)
 {
@@ -50,25 +24,26 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
 }
 
-static uint64_t rnd(struct load *l) /* xorshift64* */
-{
-    uint64_t x = l->rng;
-
-    x ^= x >> 12;
-    x ^= x << 25;
-    x ^= x >> 27;
-    l->rng = x;
-    return x * 0x2545f4914f6cdd1dULL;
-}
-
-static bool percent(struct load *l, unsigned share)
-{
-    return share && rnd(l) % 100 < share;
-}
-
 /* ---- create ---- */
 
-static int check(struct load_opts *o, const struct nvme_host_info *info, struct err *err)
+static int check_kinds(const struct load_opts *o, const struct disk_info *info, struct err *err)
+{
+    bool writes = o->rw != LOAD_RANDREAD && o->rw != LOAD_READ;
+
+    if ((writes || o->verify) && info->read_only)
+        return err_set(err, -EROFS, "%s is read-only", info->name);
+    if (o->flush_percent && !info->can_flush)
+        return err_set(err, -ENOTSUP, "%s has no flush", info->name);
+    if (o->zeroes_percent && o->io_blocks > info->max_zeroes_blocks)
+        return err_set(err, -ENOTSUP, "%s takes Write Zeroes of at most %u blocks", info->name,
+                       info->max_zeroes_blocks);
+    if (o->deallocate_percent && o->io_blocks > info->max_deallocate_blocks)
+        return err_set(err, -ENOTSUP, "%s takes deallocates of at most %u blocks", info->name,
+                       info->max_deallocate_blocks);
+    return 0;
+}
+
+static int check(struct load_opts *o, const struct disk_info *info, struct err *err)
 {
     if (!o->io_blocks || (uint64_t)o->io_blocks * info->block_bytes > info->max_transfer_bytes)
         return err_set(err, -EINVAL, "block size must be 1 to %u blocks of %u bytes",
@@ -81,14 +56,9 @@ static int check(struct load_opts *o, const struct nvme_host_info *info, struct 
     if (o->nblocks < o->io_blocks)
         return err_set(err, -EINVAL, "a range of %llu blocks is less than one command of %u",
                        (unsigned long long)o->nblocks, o->io_blocks);
-    if ((o->zeroes_percent && !info->can_write_zeroes) ||
-        (o->deallocate_percent && !info->can_deallocate))
-        return err_set(err, -ENOTSUP, "the controller has no %s",
-                       o->zeroes_percent && !info->can_write_zeroes ? "Write Zeroes"
-                                                                    : "deallocate");
     if (!o->align_blocks)
         o->align_blocks = o->io_blocks;
-    return 0;
+    return check_kinds(o, info, err);
 }
 
 static int make_slots(struct load *l, struct err *err)
@@ -103,22 +73,28 @@ static int make_slots(struct load *l, struct err *err)
     for (unsigned i = 0; i < l->nslots; i++) {
         struct slot *s = &l->slot[i];
 
-        s->load = l;
         s->queue = i % l->info.queues;
-        s->buf = nvme_host_alloc(l->o.host, io_bytes, &s->iova);
-        if (!s->buf)
+        s->disk.tag = s;
+        s->disk.buf = l->ops->alloc(l->o.disk, io_bytes, &s->disk.iova);
+        if (!s->disk.buf)
             return err_set(err, -ENOMEM, "no memory for %u buffers of %u bytes", l->nslots,
                            io_bytes);
         for (uint32_t b = 0; b < io_bytes; b += 8) {
-            uint64_t x = rnd(l);
+            uint64_t x = load_random(l);
 
-            memcpy((char *)s->buf + b, &x, sizeof(x));
+            memcpy((char *)s->disk.buf + b, &x, sizeof(x));
         }
         s->io.floor = l->floors + (size_t)i * l->o.io_blocks;
         s->next_free = l->free[s->queue];
         l->free[s->queue] = s;
     }
     return 0;
+}
+
+static void enter(struct load *l, enum load_phase phase)
+{
+    l->result.phase = phase;
+    l->cursor = l->phase_ios = 0;
 }
 
 struct load *load_create(const struct load_opts *opts, struct err *err)
@@ -138,7 +114,8 @@ struct load *load_create(const struct load_opts *opts, struct err *err)
     }
     l->o = *opts;
     l->rng = opts->seed;
-    l->info = nvme_host_get_info(opts->host);
+    l->ops = opts->disk->ops;
+    l->info = l->ops->info(opts->disk);
     vo.block_bytes = l->info.block_bytes;
     if (check(&l->o, &l->info, err))
         goto fail;
@@ -149,6 +126,7 @@ struct load *load_create(const struct load_opts *opts, struct err *err)
     l->verify = verify_create(&vo, err);
     if (!l->verify || make_slots(l, err))
         goto fail;
+    enter(l, l->o.verify && l->o.prefill ? LOAD_PREFILL : LOAD_READY);
     return l;
 fail:
     load_destroy(l);
@@ -170,11 +148,18 @@ struct verify *load_verify(struct load *l)
     return l->verify;
 }
 
+struct disk *load_disk(const struct load *l)
+{
+    return l->o.disk;
+}
+
 const struct load_result *load_get_result(struct load *l)
 {
-    struct nvme_host_stats now = nvme_host_get_stats(l->o.host);
+    struct disk_stats now = l->ops->stats(l->o.disk);
 
     l->result.outstanding = l->busy;
+    l->result.stats.reconnects = now.reconnects;
+    l->result.stats.config_changes = now.config_changes;
     if (l->result.phase == LOAD_MAIN && l->start_ns) {
         l->result.seconds = (double)(now_ns() - l->start_ns) / 1e9;
         l->result.stats.kicks = now.kicks - l->stats_before.kicks;
@@ -184,117 +169,45 @@ const struct load_result *load_get_result(struct load *l)
     return &l->result;
 }
 
-/* ---- what to do next ---- */
-
-static bool writes_now(struct load *l)
-{
-    switch (l->o.rw) {
-    case LOAD_RANDREAD:
-    case LOAD_READ:
-        return false;
-    case LOAD_RANDWRITE:
-    case LOAD_WRITE:
-        return true;
-    case LOAD_RANDRW:
-        return !percent(l, l->o.read_percent);
-    }
-    return false;
-}
-
-static void pick_place(struct load *l, struct slot *s)
-{
-    bool whole = l->result.phase != LOAD_MAIN;
-
-    if (whole || l->o.rw == LOAD_READ || l->o.rw == LOAD_WRITE) {
-        s->io.lba = l->o.first_lba + l->cursor;
-        s->io.nblocks = (uint32_t)MIN((uint64_t)l->o.io_blocks, l->o.nblocks - l->cursor);
-        return;
-    }
-    s->io.nblocks = l->o.io_blocks;
-    s->io.lba = l->o.first_lba + rnd(l) %
-                                     ((l->o.nblocks - l->o.io_blocks) / l->o.align_blocks + 1) *
-                                     l->o.align_blocks;
-}
-
-/* False: nothing can be written at this moment (all tries met a write in flight). */
-static bool pick(struct load *l, struct slot *s)
-{
-    bool write = l->result.phase == LOAD_PREFILL || (l->result.phase == LOAD_MAIN && writes_now(l));
-    bool sequential = l->result.phase != LOAD_MAIN || l->o.rw == LOAD_READ || l->o.rw == LOAD_WRITE;
-    unsigned tries = 0;
-
-    s->io.op = VERIFY_READ;
-    s->opc = NVME_CMD_READ;
-    if (l->result.phase == LOAD_MAIN && percent(l, l->o.flush_percent)) {
-        s->opc = NVME_CMD_FLUSH;
-        s->io.nblocks = 0;
-        return true;
-    }
-    if (write && l->result.phase == LOAD_MAIN && percent(l, l->o.deallocate_percent)) {
-        s->opc = NVME_CMD_DSM;
-        s->io.op = VERIFY_DEALLOCATE;
-    } else if (write && l->result.phase == LOAD_MAIN && percent(l, l->o.zeroes_percent)) {
-        s->opc = NVME_CMD_WRITE_ZEROES;
-        s->io.op = VERIFY_ZEROES;
-    } else if (write) {
-        s->opc = NVME_CMD_WRITE;
-        s->io.op = VERIFY_WRITE;
-    }
-    do {
-        pick_place(l, s);
-        if (!write || !l->o.verify || verify_can_write(l->verify, s->io.lba, s->io.nblocks))
-            break;
-        if (sequential || ++tries == TRIES)
-            return false;
-    } while (true);
-    if (sequential) {
-        l->cursor += s->io.nblocks;
-        if (l->cursor >= l->o.nblocks && l->result.phase == LOAD_MAIN)
-            l->cursor = 0;
-    }
-    return true;
-}
-
 /* ---- submit ---- */
 
 static void submit(struct load *l, struct slot *s, uint64_t now)
 {
-    struct nvme_sqe sqe = nvme_host_rw(l->o.host, s->opc, s->io.lba, MAX(s->io.nblocks, 1U));
-    uint32_t bytes = s->io.nblocks * l->info.block_bytes;
-    bool data = s->opc == NVME_CMD_READ || s->opc == NVME_CMD_WRITE;
+    static const enum verify_op verify_ops[] = {
+        [DISK_READ] = VERIFY_READ,     [DISK_WRITE] = VERIFY_WRITE,
+        [DISK_ZEROES] = VERIFY_ZEROES, [DISK_DEALLOCATE] = VERIFY_DEALLOCATE,
+        [DISK_FLUSH] = VERIFY_READ,
+    };
+    const struct disk_io *io = &s->disk;
 
-    s->io.buf = data ? s->buf : NULL;
-    if (s->opc == NVME_CMD_DSM) {
-        struct nvme_dsm_range range = {.nlb = le32_of(s->io.nblocks), .slba = le64_of(s->io.lba)};
-
-        memcpy(s->buf, &range, sizeof(range));
-        sqe.cdw10 = le32_of(0); /* one range */
-        sqe.cdw11 = le32_of(NVME_DSM_AD);
-        sqe.cdw12 = le32_of(0);
-        bytes = sizeof(range);
-    } else if (s->opc == NVME_CMD_FLUSH) {
-        sqe.cdw10 = sqe.cdw11 = sqe.cdw12 = le32_of(0);
-    }
-    if (l->o.verify && s->opc != NVME_CMD_FLUSH)
+    s->io.op = verify_ops[io->op];
+    s->io.lba = io->lba;
+    s->io.nblocks = io->nblocks;
+    s->io.buf = io->op == DISK_READ || io->op == DISK_WRITE ? io->buf : NULL;
+    if (l->o.verify && io->op != DISK_FLUSH)
         verify_begin(l->verify, &s->io);
     s->submitted_ns = now;
     s->busy = true;
+    s->reported = false;
     if (!l->busy++)
         l->last_completion_ns = now; /* a gap begins only when somebody waits */
-    nvme_host_submit(l->o.host, s->queue, &sqe, s->iova, data || s->opc == NVME_CMD_DSM ? bytes : 0,
-                     s);
+    l->ops->submit(l->o.disk, s->queue, io);
 }
 
-static bool may_submit(struct load *l, uint64_t now)
+static bool main_over(const struct load *l)
+{
+    return l->stop || (l->o.ios && l->phase_ios >= l->o.ios);
+}
+
+static bool may_submit(const struct load *l, uint64_t now)
 {
     switch (l->result.phase) {
     case LOAD_PREFILL:
     case LOAD_SWEEP:
         return l->cursor < l->o.nblocks;
     case LOAD_MAIN:
-        if (l->stop || (l->o.ios && l->phase_ios >= l->o.ios))
-            return false;
-        return !l->o.rate || now >= l->next_io_ns;
+        return !main_over(l) && (!l->o.rate || now >= l->next_io_ns);
+    case LOAD_READY:
     case LOAD_DRAIN:
     case LOAD_DONE:
         break;
@@ -304,13 +217,12 @@ static bool may_submit(struct load *l, uint64_t now)
 
 static void fill(struct load *l, unsigned queue, uint64_t now)
 {
-
     while (l->free[queue] && may_submit(l, now)) {
         struct slot *s = l->free[queue];
 
         if (l->o.verify)
             verify_untouched(l->verify, &s->io);
-        if (!pick(l, s))
+        if (!load_pick(l, s))
             break;
         l->free[queue] = s->next_free;
         submit(l, s, now);
@@ -319,72 +231,98 @@ static void fill(struct load *l, unsigned queue, uint64_t now)
             l->next_io_ns =
                 MAX(l->next_io_ns + 1000000000ULL / l->o.rate, now > 1000000 ? now - 1000000 : 0);
     }
-    nvme_host_ring(l->o.host, queue); /* also returns CQ room */
+    l->ops->ring(l->o.disk, queue);
 }
 
 /* ---- complete ---- */
 
+static const char *const op_names[] = {
+    [DISK_READ] = "read",           [DISK_WRITE] = "write",
+    [DISK_ZEROES] = "write zeroes", [DISK_DEALLOCATE] = "deallocate",
+    [DISK_FLUSH] = "flush",
+};
+
 static void count(struct load *l, const struct slot *s, uint64_t ns)
 {
     struct load_result *r = &l->result;
-    uint64_t bytes = (uint64_t)s->io.nblocks * l->info.block_bytes;
+    uint64_t bytes = (uint64_t)s->disk.nblocks * l->info.block_bytes;
 
-    switch (s->opc) {
-    case NVME_CMD_READ:
+    switch (s->disk.op) {
+    case DISK_READ:
         r->reads++;
         r->bytes_read += bytes;
         latency_add(&r->read_latency, ns);
         break;
-    case NVME_CMD_WRITE:
+    case DISK_WRITE:
         r->writes++;
         r->bytes_written += bytes;
         latency_add(&r->write_latency, ns);
         break;
-    case NVME_CMD_WRITE_ZEROES:
+    case DISK_ZEROES:
         r->zeroes++;
         break;
-    case NVME_CMD_DSM:
+    case DISK_DEALLOCATE:
         r->deallocates++;
         break;
-    default:
+    case DISK_FLUSH:
         r->flushes++;
         break;
     }
 }
 
-static void completed(void *arg, const struct nvme_completion *c)
+static void release(struct load *l, struct slot *s)
+{
+    s->busy = false;
+    s->next_free = l->free[s->queue];
+    l->free[s->queue] = s;
+    l->busy--;
+}
+
+/* The completion itself is wrong, whatever became of the command. */
+static void name_flaws(struct load *l, const struct disk_completion *c)
+{
+    uint64_t lba = c->tag ? ((struct slot *)c->tag)->disk.lba : 0;
+    char what[120];
+
+    l->ops->explain(c, what, sizeof(what));
+    if (c->flaws & DISK_BAD_SQHD)
+        verify_report(l->verify, VERIFY_SQHD, lba, "completion of %s", what);
+    if (c->flaws & DISK_BAD_USED_LEN)
+        verify_report(l->verify, VERIFY_USED_LEN, lba, "completion of %s", what);
+    if (!c->tag)
+        verify_report(l->verify, VERIFY_DUPLICATE, 0,
+                      "completion for a command that was not outstanding: %s", what);
+    else if (!c->ok)
+        verify_report(l->verify, VERIFY_STATUS, lba, "%s of %u blocks: %s",
+                      op_names[((struct slot *)c->tag)->disk.op],
+                      ((struct slot *)c->tag)->disk.nblocks, what);
+}
+
+static void completed(void *arg, const struct disk_completion *c)
 {
     struct load *l = arg;
     struct slot *s = c->tag;
-    uint64_t now = now_ns();
+    uint64_t now;
 
-    if (c->bad_sqhd)
-        verify_report(l->verify, VERIFY_SQHD, 0,
-                      "completion of CID %04x on queue %u: SQ head %u, SQ id %u",
-                      le16_get(c->cqe.cid), s ? s->queue + 1 : 0, le16_get(c->cqe.sqhd),
-                      le16_get(c->cqe.sqid));
-    if (!s) {
-        verify_report(l->verify, VERIFY_DUPLICATE, 0,
-                      "completion for CID %04x on SQ %u, which was not outstanding (status %03x)",
-                      le16_get(c->cqe.cid), le16_get(c->cqe.sqid), c->status & NVME_STATUS_MASK);
+    if (unlikely(!s || !c->ok || c->flaws))
+        name_flaws(l, c);
+    if (unlikely(!s))
         return;
-    }
-    if (c->status)
-        verify_report(l->verify, VERIFY_STATUS, s->io.lba, "opcode %02x, %u blocks: status %03x",
-                      s->opc, s->io.nblocks, c->status & NVME_STATUS_MASK);
-    if (l->o.verify && s->opc != NVME_CMD_FLUSH)
-        verify_end(l->verify, &s->io, c->status == 0);
+    if (!l->poll_ns)
+        l->poll_ns = now_ns(); /* once for all that this poll finds */
+    now = l->poll_ns;
+    if (l->o.verify && s->disk.op != DISK_FLUSH)
+        verify_end(l->verify, &s->io, c->ok);
     if (now - l->last_completion_ns > l->result.longest_gap_ns && l->result.phase != LOAD_PREFILL)
         l->result.longest_gap_ns = now - l->last_completion_ns;
     l->last_completion_ns = now;
     l->result.completed++;
     if (l->result.phase == LOAD_MAIN || l->result.phase == LOAD_DRAIN)
         count(l, s, now - s->submitted_ns);
-    s->busy = false;
-    s->next_free = l->free[s->queue];
-    l->free[s->queue] = s;
-    l->busy--;
+    release(l, s);
 }
+
+/* ---- now and then ---- */
 
 /* True: commands are missing. */
 static bool missing(struct load *l, uint64_t now)
@@ -398,95 +336,155 @@ static bool missing(struct load *l, uint64_t now)
             continue;
         found = true;
         if (!s->reported)
-            verify_report(l->verify, VERIFY_MISSING, s->io.lba,
-                          "opcode %02x on queue %u: no completion in %u ms", s->opc, s->queue + 1,
-                          l->o.missing_ms);
+            verify_report(l->verify, VERIFY_MISSING, s->disk.lba,
+                          "%s of %u blocks on queue %u: no completion in %u ms",
+                          op_names[s->disk.op], s->disk.nblocks, s->queue, l->o.missing_ms);
         s->reported = true;
     }
     return found;
 }
 
-/* ---- the loop ---- */
-
-static bool phase_over(struct load *l, uint64_t now)
+/* What was in flight is over without a result: old and new contents are both good. */
+static int reset(struct load *l, uint64_t now, struct err *err)
 {
-    if (l->result.phase == LOAD_MAIN) {
-        if (l->o.runtime_ms && now - l->start_ns >= l->o.runtime_ms * 1000000)
-            l->stop = true;
-        return l->stop || (l->o.ios && l->phase_ios >= l->o.ios);
+    int rc;
+
+    if (!l->o.reset_every_ms || l->result.phase != LOAD_MAIN || l->stop ||
+        now - l->last_reset_ns < (uint64_t)l->o.reset_every_ms * 1000000)
+        return 0;
+    rc = l->ops->reset(l->o.disk, err);
+    if (rc)
+        return rc;
+    for (unsigned i = 0; i < l->nslots; i++) {
+        struct slot *s = &l->slot[i];
+
+        if (!s->busy)
+            continue;
+        if (l->o.verify && s->disk.op != DISK_FLUSH)
+            verify_end(l->verify, &s->io, false);
+        release(l, s);
+        l->result.forgotten++;
     }
-    return l->cursor >= l->o.nblocks || l->result.phase == LOAD_DRAIN;
+    l->result.resets++;
+    l->last_reset_ns = now_ns();
+    return 0;
 }
 
-static int tick(struct load *l, uint64_t now, struct err *err)
+static int look_after(struct load *l, uint64_t now, struct err *err)
 {
-    if (now - l->last_tick_ns < TICK_MS * 1000000ULL)
+    int rc;
+
+    if (now - l->last_check_ns < CHECK_NS)
         return 0;
-    l->last_tick_ns = now;
-    if (l->o.tick && !l->o.tick(l->o.arg))
-        l->stop = true;
-    if (missing(l, now)) {
-        l->result.unfinished = l->busy;
+    l->last_check_ns = now;
+    if (missing(l, now))
         return err_set(err, -ETIMEDOUT,
                        "%u commands outstanding, some without completion for %u ms", l->busy,
                        l->o.missing_ms);
-    }
-    if (!nvme_host_alive(l->o.host))
-        return err_set(err, -ECONNRESET, "the function's socket was closed by the other side");
+    if ((rc = l->ops->check(l->o.disk, err)) || (rc = reset(l, now, err)))
+        return rc;
     if (l->o.stop_on_error && verify_errors(l->verify))
         return err_set(err, -EIO, "stopped at the first error");
     return 0;
 }
 
-static int run_phase(struct load *l, enum load_phase phase, struct err *err)
+/* ---- phases ---- */
+
+void load_go(struct load *l)
 {
-    uint64_t now = now_ns(), last_work = now;
-
-    l->result.phase = phase;
-    l->cursor = l->phase_ios = 0;
-    for (;;) {
-        unsigned work = 0;
-        int rc;
-
-        for (unsigned q = 0; q < l->info.queues; q++) {
-            fill(l, q, now);
-            work += nvme_host_poll(l->o.host, q, completed, l);
-        }
-        now = now_ns();
-        rc = tick(l, now, err);
-        if (rc)
-            return rc;
-        if (phase_over(l, now) && (!l->busy || phase == LOAD_MAIN))
-            break;
-        if (work)
-            last_work = now;
-        else if (now - last_work > (uint64_t)l->o.spin_us * 1000)
-            nvme_host_wait(l->o.host, 1000);
-    }
-    for (unsigned q = 0; q < l->info.queues; q++)
-        nvme_host_ring(l->o.host, q);
-    return 0;
+    if (l->result.phase != LOAD_READY)
+        return;
+    enter(l, LOAD_MAIN);
+    l->stats_before = l->ops->stats(l->o.disk);
+    l->start_ns = l->last_reset_ns = now_ns();
 }
 
-int load_run(struct load *l, struct err *err)
+void load_stop(struct load *l)
 {
-    int rc = 0;
+    l->stop = true;
+}
 
-    if (l->o.verify && l->o.prefill)
-        rc = run_phase(l, LOAD_PREFILL, err);
-    if (rc)
-        return rc;
-    l->stats_before = nvme_host_get_stats(l->o.host);
-    l->start_ns = now_ns();
-    rc = run_phase(l, LOAD_MAIN, err);
-    load_get_result(l);
-    if (!rc)
-        rc = run_phase(l, LOAD_DRAIN, err);
-    if (!rc && l->o.verify)
-        rc = run_phase(l, LOAD_SWEEP, err);
-    for (unsigned i = 0; !rc && l->o.verify && i < l->nslots; i++)
+bool load_over(const struct load *l)
+{
+    return l->failed || l->result.phase == LOAD_DONE;
+}
+
+enum load_phase load_get_phase(const struct load *l)
+{
+    return l->result.phase;
+}
+
+static void end_sweep(struct load *l)
+{
+    for (unsigned i = 0; l->o.verify && i < l->nslots; i++)
         verify_untouched(l->verify, &l->slot[i].io);
-    if (!rc)
-        l->result.phase = LOAD_DONE;
-    return rc;
+    enter(l, LOAD_DONE);
+}
+
+static void advance(struct load *l, uint64_t now)
+{
+    switch (l->result.phase) {
+    case LOAD_PREFILL:
+        if (l->cursor >= l->o.nblocks && !l->busy)
+            enter(l, LOAD_READY);
+        break;
+    case LOAD_MAIN:
+        if (l->o.runtime_ms && now - l->start_ns >= l->o.runtime_ms * 1000000)
+            l->stop = true;
+        if (!main_over(l))
+            break;
+        load_get_result(l); /* the last one that sees this phase */
+        enter(l, LOAD_DRAIN);
+        break;
+    case LOAD_DRAIN:
+        if (l->busy)
+            break;
+        if (l->o.verify)
+            enter(l, LOAD_SWEEP);
+        else
+            end_sweep(l);
+        break;
+    case LOAD_SWEEP:
+        if (l->cursor >= l->o.nblocks && !l->busy)
+            end_sweep(l);
+        break;
+    case LOAD_READY:
+    case LOAD_DONE:
+        break;
+    }
+}
+
+int load_step(struct load *l, struct err *err)
+{
+    uint64_t now = now_ns();
+    unsigned work = 0;
+    int rc;
+
+    for (unsigned q = 0; q < l->info.queues; q++) {
+        fill(l, q, now);
+        l->poll_ns = 0;
+        work += l->ops->poll(l->o.disk, q, completed, l);
+    }
+    rc = look_after(l, now, err);
+    if (rc) {
+        load_get_result(l);
+        l->result.unfinished = l->busy;
+        l->failed = true;
+        return rc;
+    }
+    advance(l, now);
+    return (int)work;
+}
+
+uint64_t load_next_ns(const struct load *l)
+{
+    uint64_t next = l->last_check_ns + CHECK_NS;
+
+    if (l->result.phase != LOAD_MAIN)
+        return next;
+    if (l->o.rate && l->busy < l->nslots)
+        next = MIN(next, l->next_io_ns);
+    if (l->o.runtime_ms)
+        next = MIN(next, l->start_ns + l->o.runtime_ms * 1000000);
+    return next;
 }

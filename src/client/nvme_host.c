@@ -7,25 +7,16 @@
 #include "spec/vfio_user.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 /* ---- memory ---- */
 
 void *nvme_host_alloc(struct nvme_host *h, uint64_t bytes, uint64_t *ret_iova)
 {
-    uint64_t rounded = (bytes + NVME_PAGE - 1) & ~(uint64_t)(NVME_PAGE - 1);
-    char *p = h->arena + h->arena_used;
-
-    if (rounded < bytes || rounded > h->arena_bytes - h->arena_used)
-        return NULL;
-    *ret_iova = ARENA_IOVA + h->arena_used;
-    h->arena_used += rounded;
-    return p;
+    return arena_alloc(&h->arena, bytes, ret_iova);
 }
 
 static int arena_create(struct nvme_host *h, struct err *err)
@@ -33,21 +24,13 @@ static int arena_create(struct nvme_host *h, struct err *err)
     /* Per queue: SQ, CQ, a PRP page per command; a few pages of the host's own. */
     uint64_t per_queue =
         ((uint64_t)h->o.depth + 8) * NVME_PAGE + ((uint64_t)h->o.depth + 1) * 80 + 2 * NVME_PAGE;
-    int rc;
+    uint64_t bytes = h->o.data_bytes + h->o.queues * per_queue + (ADMIN_DEPTH + 32) * NVME_PAGE;
+    int rc = arena_open(&h->arena, "nvme-host", bytes, ARENA_IOVA);
 
-    h->arena_bytes = h->o.data_bytes + h->o.queues * per_queue + (ADMIN_DEPTH + 32) * NVME_PAGE;
-    h->arena_bytes = (h->arena_bytes + (2 << 20) - 1) & ~((2ULL << 20) - 1);
-    h->arena_fd = fd_memfd("nvme-host", h->arena_bytes);
-    if (h->arena_fd < 0)
-        return err_set(err, h->arena_fd, "%s: no memory for %llu bytes", h->o.path,
-                       (unsigned long long)h->arena_bytes);
-    h->arena = mmap(NULL, h->arena_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, h->arena_fd, 0);
-    if (h->arena == MAP_FAILED) {
-        h->arena = NULL;
-        return err_set(err, -errno, "%s: cannot map %llu bytes", h->o.path,
-                       (unsigned long long)h->arena_bytes);
-    }
-    rc = vfio_client_dma_map(h->vc, ARENA_IOVA, h->arena_bytes, h->arena_fd, 0,
+    if (rc)
+        return err_set(err, rc, "%s: no memory for %llu bytes", h->o.path,
+                       (unsigned long long)bytes);
+    rc = vfio_client_dma_map(h->vc, ARENA_IOVA, h->arena.bytes, h->arena.fd, 0,
                              VFIO_USER_DMA_F_READ | VFIO_USER_DMA_F_WRITE);
     return rc ? err_set(err, rc, "%s: DMA_MAP refused: %s", h->o.path, strerror(-rc)) : 0;
 }
@@ -101,7 +84,6 @@ struct nvme_host *nvme_host_open(const struct nvme_host_opts *opts, struct err *
     }
     h->o = *opts;
     h->o.timeout_ms = opts->timeout_ms ? opts->timeout_ms : 10000;
-    h->arena_fd = -1;
     for (unsigned i = 0; i < MAX_VECTORS; i++)
         h->vector_fd[i] = -1;
     h->vc = vfio_client_connect(&vo, err);
@@ -127,9 +109,7 @@ void nvme_host_close(struct nvme_host *h)
         nvme_queue_free(&h->io[i]);
     if (h->doorbells)
         munmap(h->doorbells, h->doorbells_bytes);
-    if (h->arena)
-        munmap(h->arena, h->arena_bytes);
-    fd_close(&h->arena_fd);
+    arena_close(&h->arena);
     free(h);
 }
 
@@ -172,10 +152,21 @@ struct nvme_sqe nvme_host_rw(const struct nvme_host *h, uint8_t opc, uint64_t lb
     };
 }
 
-static void drain_vectors(struct nvme_host *h)
+unsigned nvme_host_fds(const struct nvme_host *h, struct pollfd *fds, unsigned max)
 {
-    for (unsigned i = h->nvectors > 1; i < h->nvectors;
-         i++) { /* vector 0 is the admin queue's, if there is another */
+    unsigned n = 0;
+
+    /* Vector 0 is the admin queue's, if there is another. */
+    for (unsigned i = h->nvectors > 1; i < h->nvectors && n < max; i++)
+        fds[n++] = (struct pollfd){.fd = h->vector_fd[i], .events = POLLIN};
+    if (n < max)
+        fds[n++] = (struct pollfd){.fd = vfio_client_fd(h->vc), .events = POLLIN};
+    return n;
+}
+
+void nvme_host_woken(struct nvme_host *h)
+{
+    for (unsigned i = h->nvectors > 1; i < h->nvectors; i++) {
         uint64_t n;
 
         if (read(h->vector_fd[i], &n, sizeof(n)) == sizeof(n))
@@ -183,23 +174,9 @@ static void drain_vectors(struct nvme_host *h)
     }
 }
 
-void nvme_host_wait(struct nvme_host *h, uint32_t timeout_us)
-{
-    struct timespec ts = {.tv_sec = timeout_us / 1000000,
-                          .tv_nsec = (long)(timeout_us % 1000000) * 1000};
-    struct pollfd p[MAX_VECTORS + 1];
-    unsigned n = 0;
-
-    for (unsigned i = h->nvectors > 1; i < h->nvectors; i++)
-        p[n++] = (struct pollfd){.fd = h->vector_fd[i], .events = POLLIN};
-    p[n++] = (struct pollfd){.fd = vfio_client_fd(h->vc), .events = POLLIN};
-    if (ppoll(p, n, &ts, NULL) > 0)
-        drain_vectors(h);
-}
-
 struct nvme_host_stats nvme_host_get_stats(struct nvme_host *h)
 {
-    drain_vectors(h);
+    nvme_host_woken(h);
     return (struct nvme_host_stats){.kicks = h->bell.kicks,
                                     .interrupts = h->interrupts,
                                     .messages = vfio_client_messages(h->vc)};

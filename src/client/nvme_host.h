@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "spec/nvme.h"
 
+#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -53,8 +54,10 @@ int nvme_host_admin(struct nvme_host *h, struct nvme_sqe *sqe, void *data, uint3
 int nvme_host_reset(struct nvme_host *h, struct err *err);
 /* False once the socket is closed by the other side. */
 bool nvme_host_alive(struct nvme_host *h);
-/* Sleeps until a vector fires or timeout_us have passed. */
-void nvme_host_wait(struct nvme_host *h, uint32_t timeout_us);
+/* What to sleep on: the I/O queues' vectors and the socket. Returns how many. */
+unsigned nvme_host_fds(const struct nvme_host *h, struct pollfd *fds, unsigned max);
+/* After a sleep: takes the vectors' counts. */
+void nvme_host_woken(struct nvme_host *h);
 
 /* ---- I/O queues: 0 .. info.queues - 1 ---- */
 struct nvme_completion {

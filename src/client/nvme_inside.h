@@ -5,6 +5,7 @@
 #ifndef CLIENT_NVME_INSIDE_H
 #define CLIENT_NVME_INSIDE_H
 
+#include "client/arena.h"
 #include "client/nvme_queue.h"
 
 enum { ADMIN_DEPTH = 31, MAX_QUEUES = 64, MAX_VECTORS = 64 };
@@ -18,9 +19,7 @@ struct nvme_host {
     struct nvme_queue admin;
     struct nvme_queue io[MAX_QUEUES];
     unsigned nio;
-    int arena_fd;
-    char *arena;
-    uint64_t arena_bytes, arena_used;
+    struct arena arena;
     char *doorbells; /* mapping of the sparse area, or NULL */
     uint64_t doorbells_bytes;
     char *admin_page;

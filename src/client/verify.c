@@ -47,6 +47,7 @@ const char *verify_kind_name(enum verify_kind kind)
         [VERIFY_UNFILLED] = "unfilled", [VERIFY_LATE_DMA] = "late_dma",
         [VERIFY_STATUS] = "status",     [VERIFY_DUPLICATE] = "duplicate",
         [VERIFY_MISSING] = "missing",   [VERIFY_SQHD] = "sqhd",
+        [VERIFY_USED_LEN] = "used_len",
     };
 
     return (unsigned)kind < VERIFY_KINDS ? names[kind] : "unknown";

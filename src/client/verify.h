@@ -35,6 +35,7 @@ enum verify_kind {
     VERIFY_DUPLICATE, /* a completion for a command that was not outstanding */
     VERIFY_MISSING,   /* no completion within the time allowed */
     VERIFY_SQHD,      /* a completion reports an SQ head outside of what was submitted */
+    VERIFY_USED_LEN,  /* a used element says that more, or less, was written than can be */
     VERIFY_KINDS,
 };
 const char *verify_kind_name(enum verify_kind kind);

@@ -51,14 +51,14 @@ struct vfio_client *vfio_client_connect(const struct vfio_client_opts *opts, str
         err_set(err, -ENOMEM, "%s: no memory", opts->path);
         return NULL;
     }
-    vc->timeout_ms = opts->timeout_ms ? opts->timeout_ms : 10000;
+    vc->stream.timeout_ms = opts->timeout_ms ? opts->timeout_ms : 10000;
     vc->next_id = 1;
-    vc->sock = fd_unix_connect(opts->path, SOCK_STREAM, err);
-    if (vc->sock < 0) {
+    vc->stream.sock = fd_unix_connect(opts->path, SOCK_STREAM, err);
+    if (vc->stream.sock < 0) {
         free(vc);
         return NULL;
     }
-    if (fd_nonblock(vc->sock) < 0 || negotiate(vc, opts, err)) {
+    if (fd_nonblock(vc->stream.sock) < 0 || negotiate(vc, opts, err)) {
         vfio_client_close(vc);
         return NULL;
     }
@@ -69,27 +69,23 @@ void vfio_client_close(struct vfio_client *vc)
 {
     if (!vc)
         return;
-    close(vc->sock);
+    close(vc->stream.sock);
     free(vc);
 }
 
 int vfio_client_fd(const struct vfio_client *vc)
 {
-    return vc->sock;
+    return vc->stream.sock;
 }
 
 bool vfio_client_alive(struct vfio_client *vc)
 {
-    char byte;
-
-    if (!vc->broken && recv(vc->sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
-        vfio_broken(vc, -ECONNRESET);
-    return !vc->broken;
+    return stream_alive(&vc->stream);
 }
 
 uint64_t vfio_client_messages(const struct vfio_client *vc)
 {
-    return vc->messages;
+    return vc->stream.messages;
 }
 
 /* ---- device ---- */
@@ -135,7 +131,6 @@ int vfio_client_region(struct vfio_client *vc, uint32_t index, struct vfio_clien
     if (rc)
         return rc;
     memcpy(&info, buf, sizeof(info));
-    c.nfds_in = 0;
     if (info.argsz > sizeof(info)) { /* there are capabilities: ask again with room, as QEMU does */
         uint32_t argsz = MIN(info.argsz, (uint32_t)sizeof(buf));
 
@@ -144,18 +139,19 @@ int vfio_client_region(struct vfio_client *vc, uint32_t index, struct vfio_clien
         if (rc)
             return rc;
         if (c.reply_len < sizeof(info)) {
-            vfio_close_all(c.fds_in, c.nfds_in);
-            return vfio_broken(vc, -EBADMSG);
+            stream_close_fds(&c.fds_in);
+            return stream_broken(&vc->stream, -EBADMSG);
         }
         memcpy(&info, buf, sizeof(info));
     }
     *ret = (struct vfio_client_region){
         .size = info.size, .flags = info.flags, .fd = -1, .fd_offset = info.offset};
     parse_area(buf, c.reply_len, ret);
-    if (c.nfds_in) {
-        ret->fd = c.fds_in[0];
-        vfio_close_all(c.fds_in + 1, c.nfds_in - 1);
+    if (c.fds_in.n) {
+        ret->fd = c.fds_in.fd[0];
+        c.fds_in.fd[0] = -1; /* the caller's now */
     }
+    stream_close_fds(&c.fds_in);
     return 0;
 }
 

@@ -5,17 +5,16 @@
 #ifndef CLIENT_VFIO_INSIDE_H
 #define CLIENT_VFIO_INSIDE_H
 
+#include "client/stream.h"
 #include "client/vfio_client.h"
 #include "spec/vfio_user.h"
 
-enum { MAX_FDS = VFIO_USER_MAX_MSG_FDS, MAX_REPLY = 65536 };
+enum { MAX_FDS = VFIO_USER_MAX_MSG_FDS };
+_Static_assert((int)MAX_FDS <= (int)STREAM_MAX_FDS, "descriptors of one message");
 
 struct vfio_client {
-    int sock;
-    int broken; /* 0, or the error every call answers from now on */
+    struct stream stream;
     uint16_t next_id;
-    uint32_t timeout_ms;
-    uint64_t messages;
 };
 
 /* One message and its reply. Descriptors received go to fds_in. */
@@ -29,8 +28,7 @@ struct vfio_call {
     unsigned nfds;
     void *reply; /* payload of the answer */
     uint32_t reply_max, reply_len;
-    int fds_in[MAX_FDS];
-    unsigned nfds_in;
+    struct stream_fds fds_in;
 };
 
 /* Sends c and waits for its reply. */
@@ -39,8 +37,5 @@ int vfio_call(struct vfio_client *vc, struct vfio_call *c);
 int vfio_call_fixed(struct vfio_client *vc, struct vfio_call *c, uint32_t expect);
 /* Sends c without asking for a reply. */
 int vfio_post(struct vfio_client *vc, struct vfio_call *c);
-/* Every call answers rc from now on. Returns rc. */
-int vfio_broken(struct vfio_client *vc, int rc);
-void vfio_close_all(int *fds, unsigned n);
 
 #endif

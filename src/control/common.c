@@ -79,16 +79,26 @@ char *key_of_controller(const char *nqn, const char *ctrl_id)
     return KEY("nvme/", nqn, "/ctrl/", ctrl_id);
 }
 
-char *key_of_attachment(const char *nqn, const char *ctrl_id, uint32_t nsid)
+char *key_of_vblk(const char *ctrl_id)
 {
-    struct number id = number_of(nsid);
-
-    return KEY("nvme/", nqn, "/ctrl/", ctrl_id, "/ns/", id.text);
+    return KEY("vblk/", ctrl_id);
 }
 
-char *key_of_run_state(const char *nqn, const char *ctrl_id)
+char *key_below(const char *key, const char *part)
 {
-    return KEY("nvme/", nqn, "/ctrl/", ctrl_id, "/running");
+    char *text;
+
+    if (asprintf(&text, "%s/%s", key, part) < 0)
+        abort();
+    return text;
+}
+
+char *key_of_attachment(const char *ctrl_key, uint32_t nsid)
+{
+    char part[24];
+
+    snprintf(part, sizeof(part), "ns/%u", nsid);
+    return key_below(ctrl_key, part);
 }
 
 void save_put(struct rpc_request *req, char *key)
@@ -137,7 +147,8 @@ struct nvme_subsystem *need_subsystem(struct control_ctx *ctx, struct rpc_reques
 struct nvme_ctrl *need_controller(struct control_ctx *ctx, struct rpc_request *req,
                                   const char *ctrl_id)
 {
-    struct nvme_ctrl *ctrl = nvme_ctrl_find(ctx->subsystems, ctrl_id);
+    struct controller *c = controller_find(&ctx->controllers, ctrl_id);
+    struct nvme_ctrl *ctrl = c ? nvme_ctrl_from(c) : NULL;
 
     if (!ctrl)
         rpc_error(req, -ENODEV, "no NVMe controller '%s'", ctrl_id);

@@ -7,7 +7,9 @@
 
 #include "backends/nvme_of/nvme_of.h"
 #include "bdev/bdev.h"
+#include "controller/controller.h"
 #include "devices/nvme/nvme.h"
+#include "devices/virtio_blk/virtio_blk.h"
 #include "link/client.h"
 #include "rpc/dispatch.h"
 
@@ -17,6 +19,7 @@ struct control_ctx {
     struct reactor **reactors; /* I/O */
     unsigned nreactors;
     struct bdev_set *bdevs;
+    struct controllers controllers; /* of all kinds; initialised by the program */
     struct nvme_subsystems *subsystems;
     struct nvme_of *nvme_of;
     struct link_client *link;

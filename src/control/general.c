@@ -231,7 +231,7 @@ void control_replay_finished(struct control_ctx *c, void (*done)(void *arg, unsi
     *s = (struct starting){.ctx = c, .pending = 1, .done = done, .arg = arg};
     json_object_foreach(c->run_after_replay, ctrl_id, run)
     {
-        struct nvme_ctrl *ctrl = nvme_ctrl_find(c->subsystems, ctrl_id);
+        struct controller *ctrl = controller_find(&c->controllers, ctrl_id);
         struct resuming *r = json_is_true(run) && ctrl ? calloc(1, sizeof(*r)) : NULL;
 
         if (!r)
@@ -239,7 +239,7 @@ void control_replay_finished(struct control_ctx *c, void (*done)(void *arg, unsi
         r->all = s;
         snprintf(r->ctrl_id, sizeof(r->ctrl_id), "%s", ctrl_id);
         s->pending++;
-        nvme_ctrl_resume(ctrl, resumed, r);
+        controller_resume(ctrl, resumed, r);
     }
     json_decref(c->run_after_replay);
     c->run_after_replay = NULL;

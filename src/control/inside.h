@@ -9,7 +9,7 @@
 extern const struct rpc_method_table bdev_methods, bdev_file_methods, bdev_memory_methods,
     bdev_nvme_methods, emulation_methods, general_methods, nvme_controller_methods,
     nvme_controller_life_methods, nvme_controller_list_methods, nvme_namespace_methods,
-    nvme_subsystem_methods;
+    nvme_subsystem_methods, vblk_controller_methods, vblk_controller_list_methods;
 
 /* Keys of the saved configuration, "nvme/<nqn>/ns/1": any part may hold '/', which is escaped. From
  * malloc, never NULL (the process ends when there is no memory for 300 bytes). ns 0 and ctrl NULL:
@@ -19,8 +19,9 @@ char *key_of_nvme_of(const char *name);
 char *key_of_subsystem(const char *nqn);
 char *key_of_namespace(const char *nqn, uint32_t nsid);
 char *key_of_controller(const char *nqn, const char *ctrl_id);
-char *key_of_attachment(const char *nqn, const char *ctrl_id, uint32_t nsid);
-char *key_of_run_state(const char *nqn, const char *ctrl_id);
+char *key_of_vblk(const char *ctrl_id);
+char *key_of_attachment(const char *ctrl_key, uint32_t nsid);
+char *key_below(const char *key, const char *part); /* part: our own word */
 /* rpc_journal_put/drop, and free(key). */
 void save_put(struct rpc_request *req, char *key);
 void save_drop(struct rpc_request *req, char *key);
@@ -37,6 +38,7 @@ struct nvme_subsystem *need_subsystem(struct control_ctx *ctx, struct rpc_reques
                                       const char *nqn);
 struct nvme_ctrl *need_controller(struct control_ctx *ctx, struct rpc_request *req,
                                   const char *ctrl_id);
+struct vblk_ctrl *need_vblk(struct control_ctx *ctx, struct rpc_request *req, const char *ctrl_id);
 struct bdev *need_bdev(struct control_ctx *ctx, struct rpc_request *req, const char *name);
 
 /* The objects of the list calls; new references. */

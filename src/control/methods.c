@@ -11,6 +11,8 @@ static const struct rpc_method_table *const tables[] = {
     &nvme_controller_methods,
     &nvme_controller_life_methods,
     &nvme_controller_list_methods,
+    &vblk_controller_methods,
+    &vblk_controller_list_methods,
     &bdev_methods,
     &bdev_memory_methods,
     &bdev_file_methods,

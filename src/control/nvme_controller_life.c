@@ -1,67 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The life of an NVMe controller: suspended, resumed, shown namespaces, destroyed. */
-#include "control/inside.h"
+#include "control/controller.h"
 
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
 
-/* ---- calls on one controller that answer true later ---- */
-
-struct action {
-    struct control_ctx *ctx;
-    struct rpc_request *req;
-    char nqn[NVME_NQN_MAX + 1], ctrl_id[64];
-    uint32_t nsid;
-    void (*success)(struct action *act); /* saves what has changed */
-    void (*failure)(struct action *act); /* takes back what was saved ahead */
-};
-
-static struct action *action_create(struct control_ctx *ctx, struct rpc_request *req,
-                                    const struct nvme_ctrl *ctrl,
-                                    void (*success)(struct action *act))
+static char *key_of(const struct nvme_ctrl *ctrl)
 {
     struct nvme_ctrl_info info = nvme_ctrl_get_info(ctrl);
-    struct action *act = calloc(1, sizeof(*act));
 
-    if (!act) {
-        rpc_error(req, -ENOMEM, "out of memory");
-        return NULL;
-    }
-    act->ctx = ctx;
-    act->req = req;
-    act->success = success;
-    snprintf(act->nqn, sizeof(act->nqn), "%s", nvme_subsystem_get_info(info.subsystem).nqn);
-    snprintf(act->ctrl_id, sizeof(act->ctrl_id), "%s", info.ctrl_id);
-    return act;
+    return key_of_controller(nvme_subsystem_get_info(info.subsystem).nqn, info.ctrl_id);
 }
-
-static void acted(void *arg, int rc, const struct err *err)
-{
-    struct action *act = arg;
-
-    if (rc == 0) {
-        if (act->success)
-            act->success(act);
-        rpc_true(act->req);
-        free(act);
-        return;
-    }
-    if (act->failure)
-        act->failure(act);
-    if (err && err->msg[0])
-        rpc_error(act->req, rc, "%s", err->msg);
-    else
-        rpc_error(act->req, rc, "controller '%s'", act->ctrl_id);
-    free(act);
-}
-
-#define CTRL_ID(type)                                                                              \
-    {                                                                                              \
-        "ctrl_id", RPC_STR, offsetof(struct type, ctrl_id), RPC_REQUIRED | RPC_NAME, "controller", \
-            "-c", "ctrl", 0, 0, 0                                                                  \
-    }
 
 struct destroy_args {
     const char *ctrl_id;
@@ -75,55 +24,13 @@ static const struct rpc_param destroy_params[] = {
      "give a VF's vectors back", NULL, NULL, 0, 0, 0},
 };
 
-struct vf_search {
-    int32_t pf_index;
-    char ctrl_id[64];
-};
-
-static void compare_pf(struct nvme_ctrl *ctrl, void *arg)
-{
-    struct vf_search *s = arg;
-    struct nvme_ctrl_info info = nvme_ctrl_get_info(ctrl);
-
-    if (info.function && info.function->vf_index >= 0 && info.function->pf_index == s->pf_index)
-        snprintf(s->ctrl_id, sizeof(s->ctrl_id), "%s", info.ctrl_id);
-}
-
-static void save_destroyed(struct action *act)
-{
-    save_drop(act->req, key_of_controller(act->nqn, act->ctrl_id));
-    forget_run_state(act->ctx, act->ctrl_id);
-}
-
 static void nvme_controller_destroy(void *arg, struct rpc_request *req, const void *args)
 {
     const struct destroy_args *a = args;
-    struct control_ctx *ctx = arg;
-    struct nvme_ctrl *ctrl = need_controller(ctx, req, a->ctrl_id);
-    const struct link_function_info *f = ctrl ? nvme_ctrl_get_info(ctrl).function : NULL;
-    struct action *act;
+    struct nvme_ctrl *ctrl = need_controller(arg, req, a->ctrl_id);
 
-    if (!ctrl)
-        return;
-    if (f && !a->force && f->vf_index < 0) {
-        struct vf_search s = {f->pf_index, ""};
-
-        nvme_ctrl_for_each(ctx->subsystems, compare_pf, &s);
-        if (s.ctrl_id[0]) {
-            rpc_error(req, -EBUSY,
-                      "controller '%s' of the PF cannot go before '%s' of its VF (or use force)",
-                      a->ctrl_id, s.ctrl_id);
-            return;
-        }
-        if (f->hotplugged && f->host_connected) {
-            rpc_error(req, -EBUSY, "controller '%s' is plugged (unplug it first, or use force)",
-                      a->ctrl_id);
-            return;
-        }
-    }
-    act = action_create(ctx, req, ctrl, save_destroyed);
-    if (act)
-        nvme_ctrl_destroy(ctrl, acted, act);
+    if (ctrl)
+        destroy_controller(arg, req, nvme_ctrl_base(ctrl), key_of(ctrl), a->force);
 }
 
 /* ---- suspend, resume ---- */
@@ -145,28 +52,14 @@ static const struct rpc_param suspend_params[] = {
      0},
 };
 
-static void save_run_state(struct action *act)
-{
-    save_put(act->req, key_of_run_state(act->nqn, act->ctrl_id));
-}
-
 static void nvme_controller_suspend(void *arg, struct rpc_request *req, const void *args)
 {
     const struct suspend_args *a = args;
-    struct control_ctx *ctx = arg;
-    struct nvme_ctrl *ctrl = need_controller(ctx, req, a->ctrl_id);
-    struct action *act;
+    struct nvme_ctrl *ctrl = need_controller(arg, req, a->ctrl_id);
 
-    if (!ctrl)
-        return;
-    if (rpc_replaying(req)) {
-        remember_run_state(ctx, a->ctrl_id, false);
-        rpc_true(req);
-        return;
-    }
-    act = action_create(ctx, req, ctrl, a->admin_only ? NULL : save_run_state);
-    if (act)
-        nvme_ctrl_suspend(ctrl, a->admin_only, a->timeout_ms, acted, act);
+    if (ctrl)
+        suspend_controller(arg, req, nvme_ctrl_base(ctrl), key_of(ctrl),
+                           a->admin_only ? CONTROLLER_EVENTS : CONTROLLER_ALL, a->timeout_ms);
 }
 
 struct resume_args {
@@ -177,21 +70,10 @@ static const struct rpc_param resume_params[] = {CTRL_ID(resume_args)};
 static void nvme_controller_resume(void *arg, struct rpc_request *req, const void *args)
 {
     const struct resume_args *a = args;
-    struct control_ctx *ctx = arg;
-    struct nvme_ctrl *ctrl = need_controller(ctx, req, a->ctrl_id);
-    struct action *act;
+    struct nvme_ctrl *ctrl = need_controller(arg, req, a->ctrl_id);
 
-    if (!ctrl)
-        return;
-    if (rpc_replaying(req)) {
-        remember_run_state(ctx, a->ctrl_id, true);
-        rpc_true(req);
-        return;
-    }
-    /* The same key as of suspend: the later call counts. */
-    act = action_create(ctx, req, ctrl, save_run_state);
-    if (act)
-        nvme_ctrl_resume(ctrl, acted, act);
+    if (ctrl)
+        resume_controller(arg, req, nvme_ctrl_base(ctrl), key_of(ctrl));
 }
 
 /* ---- namespaces of a controller ---- */
@@ -229,12 +111,12 @@ static void search_ctrl(struct nvme_ctrl *ctrl, void *arg)
 
 static void save_attached(struct action *act)
 {
-    save_put(act->req, key_of_attachment(act->nqn, act->ctrl_id, act->nsid));
+    save_put(act->req, key_of_attachment(act->key, act->nsid));
 }
 
 static void save_detached(struct action *act)
 {
-    save_drop(act->req, key_of_attachment(act->nqn, act->ctrl_id, act->nsid));
+    save_drop(act->req, key_of_attachment(act->key, act->nsid));
 }
 
 /* NULL: answered. */
@@ -272,7 +154,7 @@ static void nvme_controller_attach_ns(void *arg, struct rpc_request *req, const 
                   a->nsid, nvme_ctrl_get_info(s.holder).ctrl_id);
         return;
     }
-    act = action_create(ctx, req, ctrl, NULL);
+    act = action_create(ctx, req, key_of(ctrl), a->ctrl_id, NULL);
     if (!act)
         return;
     act->nsid = a->nsid;
@@ -305,7 +187,7 @@ static void nvme_controller_detach_ns(void *arg, struct rpc_request *req, const 
         rpc_error(req, -ENODEV, "namespace %u is not attached to '%s'", a->nsid, a->ctrl_id);
         return;
     }
-    act = action_create(ctx, req, ctrl, save_detached);
+    act = action_create(ctx, req, key_of(ctrl), a->ctrl_id, save_detached);
     if (!act)
         return;
     act->nsid = a->nsid;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * NVMe controllers: what they are and what they have done. */
-#include "control/inside.h"
+#include "control/controller.h"
 
 #include <errno.h>
 #include <string.h>
@@ -132,7 +132,7 @@ static void nvme_controller_dbg_io_stats_get(void *arg, struct rpc_request *req,
     if (!ctrl)
         return;
     info = nvme_ctrl_get_info(ctrl);
-    core = (uint64_t)json_integer_value(json_object_get(ctx->placement, info.ctrl_id));
+    core = controller_core(ctx, info.ctrl_id);
     o = json_object();
     queues = json_array();
     for (unsigned qid = 1; qid <= NVME_MAX_IO_QUEUES; qid++) {

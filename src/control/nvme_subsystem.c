@@ -211,7 +211,7 @@ static void nvme_subsystem_destroy_rpc(void *arg, struct rpc_request *req, const
         one->all = d;
         snprintf(one->ctrl_id, sizeof(one->ctrl_id), "%s", nvme_ctrl_get_info(m.ctrls[i]).ctrl_id);
         d->pending++;
-        nvme_ctrl_destroy(m.ctrls[i], ctrl_destroyed, one);
+        controller_destroy(nvme_ctrl_base(m.ctrls[i]), ctrl_destroyed, one);
     }
     free(m.ctrls);
     one_less(d);

@@ -13,12 +13,14 @@
 #include "pci/function.h"
 #include "runtime/reactor.h"
 #include "transports/vfio_user/vfio_user.h"
+#include "transports/vhost_user/vhost_user.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
 struct emu_function;
+struct holders;
 struct keepsakes;
 struct link_conn;
 struct link_server;
@@ -33,6 +35,32 @@ struct emu {
     struct list services;
     struct link_server *server;
     struct keepsakes *keepsakes;
+    struct holders *holders;
+};
+
+/* ---- a function's socket ---- */
+
+/* One range of the host's memory, whichever transport it came by. */
+struct host_memory {
+    uint32_t id, prot; /* GUEST_READ | GUEST_WRITE */
+    uint64_t gpa, size_bytes, fd_offset;
+    int fd; /* the transport's */
+};
+
+typedef void (*host_memory_fn)(struct emu_function *fn, const struct host_memory *mem);
+
+/* What leases and resets want of the socket, whichever protocol it speaks. Every slot is filled. */
+struct host_transport {
+    int (*listen)(struct emu_function *fn, struct err *err);
+    bool (*has_client)(const struct emu_function *fn);
+    uint32_t (*flags)(const struct emu_function *fn); /* STATE_BUS_MASTER, _POWERED, .. */
+    int (*irq_fd)(const struct emu_function *fn, unsigned vector); /* -1: it has none */
+    void (*memory_for_each)(struct emu_function *fn, host_memory_fn each);
+    void (*memory_detached)(struct emu_function *fn, uint32_t id); /* 0: of all ranges */
+    void (*hide)(struct emu_function *fn, bool hidden);            /* while a reset runs */
+    void (*reset)(struct emu_function *fn); /* the transport's own part: configuration space */
+    void (*reset_done)(struct emu_function *fn);
+    void (*config_changed)(struct emu_function *fn);
 };
 
 /* ---- function.c: one emulated function ---- */
@@ -41,8 +69,10 @@ struct emu_function {
     struct emu *emu;
     unsigned index;
     struct link_function_info info;
-    struct pci_function *pci; /* NULL: a kind without a transport yet */
-    struct vfio_user *vu;
+    const struct host_transport *host;
+    struct pci_function *pci; /* with vu */
+    struct vfio_user *vu;     /* NVMe, else NULL */
+    struct vhost_user *vh;    /* virtio-blk, else NULL */
     /* Doorbell page; state memory, made with the first lease. */
     int state_fd, doorbell_fd;
     uint64_t state_bytes;
@@ -55,6 +85,10 @@ struct emu_function {
     uint32_t wake_reactor, wake_slot;
     struct list waiters;
     bool irqs_stale, flags_stale; /* to be told when the holder's socket has room again */
+    /* queues.c: what the holder is to be told when its socket has room again */
+    uint64_t queues_stale; /* one bit a queue */
+    bool inflight_stale;
+    uint64_t stop_cookie;
     /* reset.c */
     bool resetting;
     uint64_t reset_cookie;
@@ -70,12 +104,16 @@ int function_memory(struct emu_function *fn, struct err *err);
 void function_changed(struct emu_function *fn);
 void function_fail(struct emu_function *fn, const char *why);
 
-/* ---- host.c: what the function's host does ---- */
-extern const struct vfio_user_ops host_ops;
+/* ---- pci_host.c, virtqueue_host.c: what the function's host does, by transport ---- */
+int pci_host_create(struct emu_function *fn, const char *path, struct err *err);
+extern const struct host_transport pci_host;
+int virtqueue_host_create(struct emu_function *fn, const char *path, struct err *err);
+extern const struct host_transport virtqueue_host;
 
 /* ---- reset.c ---- */
-/* Begins a reset, or joins the one that runs. DONE: it is over. */
-enum vfio_user_answer reset_begin(struct emu_function *fn, enum function_reset why);
+/* Begins a reset, or joins the one that runs. True: it is over; else reset_done() of the transport
+ * tells. */
+bool reset_begin(struct emu_function *fn, enum function_reset why);
 /* The holder has answered. -EBADMSG: with nonsense. */
 int reset_answered(struct emu_function *fn, uint64_t cookie, uint32_t epoch);
 /* Nobody holds the function any more: a reset that runs ends here. */
@@ -89,6 +127,8 @@ int lease_start(struct link_conn *conn, const struct link_msg *msg);
 int lease_release(struct link_conn *conn, const struct link_msg *msg);
 int lease_detached(struct link_conn *conn, const struct link_msg *msg);
 int lease_reset_done(struct link_conn *conn, const struct link_msg *msg);
+int lease_queue_stopped(struct link_conn *conn, const struct link_msg *msg);
+int lease_config_changed(struct link_conn *conn, const struct link_msg *msg);
 /* Nothing the holder issued can touch guest memory or the medium any more: the function is free. */
 void lease_end(struct emu_function *fn);
 void lease_forget_waiters(struct emu *emu, const struct link_conn *conn);
@@ -96,12 +136,39 @@ void lease_forget_waiters(struct emu *emu, const struct link_conn *conn);
 struct link_conn *lease_conn(const struct emu_function *fn);
 /* To the holder, when there is one to talk to. */
 void lease_tell(struct emu_function *fn, struct link_msg *msg, const int *fds, unsigned nfds);
-void lease_tell_dma(struct emu_function *fn, const struct vfio_user_dma *dma);
+void lease_tell_memory(struct emu_function *fn, const struct host_memory *mem);
+/* Asks the holder to let go of it. True: there is none, nobody uses it. */
+bool lease_take_memory(struct emu_function *fn, const struct host_memory *mem);
 void lease_tell_irqs(struct emu_function *fn, unsigned start, unsigned count);
 void lease_tell_flags(struct emu_function *fn);
 /* The connection has room again: tells what was left out meanwhile. */
 void lease_catch_up(struct link_conn *conn);
 void lease_wake(struct emu_function *fn);
+/* Serves those who wait for functions that are free. */
+void lease_retry(struct emu *emu);
+
+/* ---- queues.c: virtqueues and the in-flight area, towards the holder ---- */
+void queues_tell(struct emu_function *fn, const struct vhost_user_queue *q);
+/* The answer comes by queues_stopped(), perhaps of a later holder. */
+void queues_stop(struct emu_function *fn, const struct vhost_user_queue *q);
+void queues_stopped(struct emu_function *fn, const struct link_msg *msg);
+void queues_tell_inflight(struct emu_function *fn);
+/* A reset or the client's end: what was not told yet is void. */
+void queues_forget(struct emu_function *fn);
+/* A new holder: all of them, before LINK_SYNCED; those that are to stop, after it. */
+void queues_granted(struct emu_function *fn);
+void queues_synced(struct emu_function *fn);
+void queues_catch_up(struct emu_function *fn);
+
+/* ---- holders.c: processes that may hold something from before our start ---- */
+/* Looks at <run-dir>/holders. */
+struct holders *holders_create(struct emu *emu, struct err *err);
+void holders_destroy(struct holders *h);
+/* While it is true, nothing is leased; after that lease_retry() runs. pid, when not NULL: one of
+ * those we wait for, by its own count. */
+bool holders_wait(const struct holders *h, uint32_t *pid);
+/* A process is on the link (again): what it held, it has let go of. */
+void holders_hello(struct holders *h, uint32_t pid, uint64_t start_time);
 
 /* ---- service.c: a process that holds leases, or may ---- */
 

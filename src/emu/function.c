@@ -66,6 +66,12 @@ static int map_memfd(const char *name, uint64_t size, uint64_t map_bytes, int *r
     return 0;
 }
 
+static uint32_t flags_now(const struct emu_function *fn)
+{
+    return fn->host->flags(fn) | (fn->host->has_client(fn) ? STATE_HOST_CONNECTED : 0) |
+           (fn->failed[0] ? STATE_FAILED : 0);
+}
+
 int function_memory(struct emu_function *fn, struct err *err)
 {
     struct state_memory *st;
@@ -93,20 +99,12 @@ int function_memory(struct emu_function *fn, struct err *err)
     };
     memcpy(st->head.vuid, fn->info.vuid, sizeof(st->head.vuid));
     atomic_store(&st->emu.epoch, 1);
-    atomic_store(&st->emu.flags, STATE_POWERED);
+    atomic_store(&st->emu.flags, flags_now(fn));
     fn->regs.st = st;
     return 0;
 }
 
 /* ---- state ---- */
-
-static uint32_t flags_now(const struct emu_function *fn)
-{
-    return (vfio_user_has_client(fn->vu) ? STATE_HOST_CONNECTED : 0) |
-           (pci_bus_master(fn->pci) ? STATE_BUS_MASTER : 0) |
-           (pci_powered(fn->pci) ? STATE_POWERED : 0) | (fn->mapped ? STATE_DOORBELLS_MAPPED : 0) |
-           (fn->failed[0] ? STATE_FAILED : 0);
-}
 
 void function_changed(struct emu_function *fn)
 {
@@ -120,7 +118,7 @@ void function_changed(struct emu_function *fn)
     else
         snprintf(info->state, sizeof(info->state), fn->started ? "parked" : "new");
     info->holder_pid = fn->holder ? fn->holder->pid : 0;
-    info->host_connected = fn->vu && vfio_user_has_client(fn->vu);
+    info->host_connected = fn->host->has_client(fn);
     if (fn->regs.st) {
         flags = flags_now(fn);
         if (atomic_exchange(&fn->regs.st->emu.flags, flags) != flags)
@@ -139,39 +137,31 @@ void function_fail(struct emu_function *fn, const char *why)
 
 /* ---- making them ---- */
 
-static int make_socket(struct emu_function *fn, struct err *err)
+static int make_socket(struct emu_function *fn, const char *name,
+                       int (*create)(struct emu_function *fn, const char *path, struct err *err),
+                       struct err *err)
 {
-    static const enum vfio_user_mapping mapping[] = {
-        [DOORBELLS_AUTO] = VFIO_USER_MAP_AUTO,
-        [DOORBELLS_TRAPPED] = VFIO_USER_MAP_NEVER,
-        [DOORBELLS_MAPPED] = VFIO_USER_MAP_ALWAYS,
-    };
     struct emu *emu = fn->emu;
-    char dir[sizeof(emu->run_dir) + LINK_NAME_BYTES + 16], path[sizeof(dir) + 8];
-    struct vfio_user_opts opts = {
-        .reactor = emu->reactor,
-        .name = fn->info.vuid,
-        .path = path,
-        .ops = &host_ops,
-        .dev = fn,
-        .pci = fn->pci,
-        .bar_bytes = {[0] = REGISTERS_BAR_BYTES, [4] = PCI_MSIX_BAR_BYTES},
-        .msix_bar = 4,
-        .mapping = mapping[emu->topology.doorbells],
-        .map_bar = 0,
-        .map_offset = STATE_DOORBELL_OFFSET,
-        .map_bytes = STATE_DOORBELL_BYTES,
-        .map_fd = fn->doorbell_fd,
-    };
+    char dir[sizeof(emu->run_dir) + LINK_NAME_BYTES + 16], path[sizeof(dir) + 16];
     int rc;
 
     snprintf(dir, sizeof(dir), "%s/functions/%s", emu->run_dir, fn->info.vuid);
-    snprintf(path, sizeof(path), "%s/cntrl", dir);
+    snprintf(path, sizeof(path), "%s/%s", dir, name);
     rc = fd_mkdirs(dir, 0755, err);
+    return rc < 0 ? rc : create(fn, path, err);
+}
+
+/* The image of BAR0 with the doorbell page. Virtqueues have none; services map one all the same. */
+static int make_doorbells(struct emu_function *fn, struct err *err)
+{
+    void *at;
+    int rc = map_memfd("snap-doorbells", REGISTERS_BAR_BYTES, REGISTERS_BAR_BYTES, &fn->doorbell_fd,
+                       &at);
+
     if (rc < 0)
-        return rc;
-    fn->vu = vfio_user_create(&opts, err);
-    return fn->vu ? 0 : err->code;
+        return err_set(err, rc, "function %s: doorbell page: %s", fn->info.vuid, strerror(-rc));
+    fn->regs.doorbells = (void *)((char *)at + STATE_DOORBELL_OFFSET);
+    return 0;
 }
 
 static int make_nvme(struct emu_function *fn, const struct topology_kind *k, struct err *err)
@@ -190,24 +180,29 @@ static int make_nvme(struct emu_function *fn, const struct topology_kind *k, str
         .msix_vectors = fn->info.num_msix,
         .msix_bar = 4,
     };
-    void *at;
-    int rc;
 
     fn->pci = pci_function_create(&layout, err);
-    if (!fn->pci)
-        return err->code;
-    rc = map_memfd("snap-doorbells", REGISTERS_BAR_BYTES, REGISTERS_BAR_BYTES, &fn->doorbell_fd,
-                   &at);
-    if (rc < 0)
-        return err_set(err, rc, "function %s: doorbell page: %s", fn->info.vuid, strerror(-rc));
-    fn->regs.doorbells = (void *)((char *)at + STATE_DOORBELL_OFFSET);
-    return make_socket(fn, err);
+    return fn->pci ? make_socket(fn, "cntrl", pci_host_create, err) : err->code;
 }
+
+/* virtqueues on a vhost-user socket; the same device as a PCI function is not built yet. */
+static int make_virtio_blk(struct emu_function *fn, const struct topology_kind *k, struct err *err)
+{
+    (void)k;
+    return make_socket(fn, "vhost.sock", virtqueue_host_create, err);
+}
+
+static int (*const make[])(struct emu_function *fn, const struct topology_kind *k,
+                           struct err *err) = {
+    [FUNCTION_NVME] = make_nvme,
+    [FUNCTION_VIRTIO_BLK] = make_virtio_blk,
+};
 
 static int make_function(struct emu *emu, const char *serial, const struct place *place,
                          struct err *err)
 {
     struct emu_function *fn = calloc(1, sizeof(*fn));
+    int rc;
 
     if (!fn)
         return err_set(err, -ENOMEM, "no memory for the functions of the topology");
@@ -217,7 +212,8 @@ static int make_function(struct emu *emu, const char *serial, const struct place
     list_init(&fn->waiters);
     emu->functions[emu->nfunctions++] = fn;
     fill_info(&fn->info, serial, place);
-    return place->kind == FUNCTION_NVME ? make_nvme(fn, place->topo, err) : 0;
+    rc = make_doorbells(fn, err);
+    return rc < 0 ? rc : make[place->kind](fn, place->topo, err);
 }
 
 static unsigned count(const struct topology_kind *k)
@@ -270,6 +266,7 @@ int functions_create(struct emu *emu, struct err *err)
 static void function_destroy(struct emu_function *fn)
 {
     vfio_user_destroy(fn->vu);
+    vhost_user_destroy(fn->vh);
     pci_function_destroy(fn->pci);
     if (fn->regs.st)
         munmap(fn->regs.st, STATE_DEVICE_OFFSET);

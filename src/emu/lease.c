@@ -39,16 +39,33 @@ void lease_tell(struct emu_function *fn, struct link_msg *msg, const int *fds, u
     link_send(conn, msg, fds, nfds);
 }
 
-void lease_tell_dma(struct emu_function *fn, const struct vfio_user_dma *dma)
+static struct link_msg memory_msg(enum link_type type, const struct host_memory *mem)
 {
-    struct link_msg msg = {.type = LINK_MEM_ADD, .cookie = dma->id};
+    struct link_msg msg = {.type = type, .cookie = mem->id};
 
-    msg.mem.id = dma->id;
-    msg.mem.prot = dma->prot;
-    msg.mem.gpa = dma->iova;
-    msg.mem.size_bytes = dma->size_bytes;
-    msg.mem.fd_offset = dma->fd_offset;
-    lease_tell(fn, &msg, &dma->fd, 1);
+    msg.mem.id = mem->id;
+    msg.mem.prot = mem->prot;
+    msg.mem.gpa = mem->gpa;
+    msg.mem.size_bytes = mem->size_bytes;
+    msg.mem.fd_offset = mem->fd_offset;
+    return msg;
+}
+
+void lease_tell_memory(struct emu_function *fn, const struct host_memory *mem)
+{
+    struct link_msg msg = memory_msg(LINK_MEM_ADD, mem);
+
+    lease_tell(fn, &msg, &mem->fd, 1);
+}
+
+bool lease_take_memory(struct emu_function *fn, const struct host_memory *mem)
+{
+    struct link_msg msg = memory_msg(LINK_MEM_DEL, mem);
+
+    if (!fn->holder)
+        return true;
+    lease_tell(fn, &msg, NULL, 0);
+    return false; /* answered by the holder, or its fence */
 }
 
 /* One message for each run of vectors that all have eventfds, or all have none. */
@@ -61,14 +78,14 @@ void lease_tell_irqs(struct emu_function *fn, unsigned start, unsigned count)
         return;
     }
     while (start < end) {
-        bool assigned = vfio_user_irq_fd(fn->vu, start) >= 0;
+        bool assigned = fn->host->irq_fd(fn, start) >= 0;
         struct link_msg msg = {.type = LINK_IRQ};
         int fds[IRQS_PER_MESSAGE];
         unsigned n = 0;
 
         while (start + n < end && n < IRQS_PER_MESSAGE &&
-               (vfio_user_irq_fd(fn->vu, start + n) >= 0) == assigned) {
-            fds[n] = vfio_user_irq_fd(fn->vu, start + n);
+               (fn->host->irq_fd(fn, start + n) >= 0) == assigned) {
+            fds[n] = fn->host->irq_fd(fn, start + n);
             n++;
         }
         msg.irq.start = start;
@@ -101,6 +118,7 @@ void lease_catch_up(struct link_conn *conn)
             fn->irqs_stale = false;
             lease_tell_irqs(fn, 0, fn->info.num_msix);
         }
+        queues_catch_up(fn);
         if (fn->flags_stale) {
             fn->flags_stale = false;
             lease_tell_flags(fn);
@@ -130,11 +148,6 @@ static void refuse(struct link_conn *conn, const struct link_msg *msg, int rc, c
     link_send(conn, &answer, NULL, 0);
 }
 
-static void tell_dma(void *arg, const struct vfio_user_dma *dma)
-{
-    lease_tell_dma(arg, dma);
-}
-
 static void grant(struct emu_function *fn, struct link_conn *conn, const struct link_msg *open)
 {
     struct link_msg msg = {.type = LINK_OPENED, .cookie = open->cookie};
@@ -157,10 +170,12 @@ static void grant(struct emu_function *fn, struct link_conn *conn, const struct 
     fds[1] = fn->doorbell_fd;
     fn->irqs_stale = fn->flags_stale = false;
     lease_tell(fn, &msg, fds, 2);
-    vfio_user_dma_for_each(fn->vu, tell_dma, fn);
+    fn->host->memory_for_each(fn, lease_tell_memory);
     lease_tell_irqs(fn, 0, fn->info.num_msix);
+    queues_granted(fn);
     msg = (struct link_msg){.type = LINK_SYNCED, .cookie = open->cookie};
     lease_tell(fn, &msg, NULL, 0);
+    queues_synced(fn);
     lease_tell_flags(fn);
 }
 
@@ -198,9 +213,16 @@ void lease_end(struct emu_function *fn)
     fn->info.ctrl_id[0] = '\0';
     fn->failed[0] = '\0'; /* whatever was held on to, nobody does any more */
     reset_alone(fn);
-    vfio_user_dma_detached_all(fn->vu);
+    fn->host->memory_detached(fn, 0);
     function_changed(fn);
     serve_waiters(fn);
+}
+
+void lease_retry(struct emu *emu)
+{
+    for (unsigned i = 0; i < emu->nfunctions; i++)
+        if (!emu->functions[i]->holder)
+            serve_waiters(emu->functions[i]);
 }
 
 /* ---- messages ---- */
@@ -225,24 +247,21 @@ int lease_open(struct link_conn *conn, const struct link_msg *msg)
     struct emu_function *fn = function_of(conn, msg);
     struct service *s = link_service(conn);
     struct waiter *w;
+    uint32_t pid = 0;
+    bool former;
 
     if (!s || !fn || msg->open.reactor >= s->reactors || msg->open.slot >= WAKE_SLOTS ||
         !memchr(msg->open.ctrl_id, '\0', sizeof(msg->open.ctrl_id)))
         return -EBADMSG;
-    if (!fn->vu) {
-        refuse(conn, msg, -EOPNOTSUPP,
-               "function %s: virtio-blk functions are listed but cannot be served yet",
-               fn->info.vuid);
-        return 0;
-    }
     /* Its end may be in the same batch of events, behind this message. */
     if (fn->holder && fn->holder != s)
         service_check_dead(fn->holder);
-    if (!fn->holder) {
+    former = holders_wait(link_emu(conn)->holders, &pid);
+    if (!fn->holder && !former) {
         grant(fn, conn, msg);
         return 0;
     }
-    if (fn->holder->conn) {
+    if (fn->holder && fn->holder->conn) {
         refuse_busy(fn, conn, msg);
         return 0;
     }
@@ -255,7 +274,7 @@ int lease_open(struct link_conn *conn, const struct link_msg *msg)
     w->msg = *msg;
     list_append(&fn->waiters, &w->node);
     log_line(LOG_INFO, "emu", "function %s: %s (pid %u) waits for the end of pid %u", fn->info.vuid,
-             s->name, s->pid, fn->holder->pid);
+             s->name, s->pid, fn->holder ? fn->holder->pid : pid);
     return 0;
 }
 
@@ -302,12 +321,13 @@ int lease_start(struct link_conn *conn, const struct link_msg *msg)
         return -EBADMSG;
     if (fn->started)
         return 0;
-    if (vfio_user_listen(fn->vu, &err) < 0) {
+    if (fn->host->listen(fn, &err) < 0) {
         function_fail(fn, "socket");
         log_line(LOG_ERROR, "emu", "function %s: %s", fn->info.vuid, err.msg);
         return 0;
     }
     fn->started = true;
+    registers_start(&fn->regs);
     function_changed(fn);
     return 0;
 }
@@ -332,7 +352,7 @@ int lease_detached(struct link_conn *conn, const struct link_msg *msg)
     if (msg->cookie == 0 || msg->cookie > UINT32_MAX) /* 0 would mean all */
         return -EBADMSG;
     if (fn) /* else it was given back in the meantime, and that was the answer */
-        vfio_user_dma_detached(fn->vu, (uint32_t)msg->cookie);
+        fn->host->memory_detached(fn, (uint32_t)msg->cookie);
     return 0;
 }
 
@@ -341,4 +361,22 @@ int lease_reset_done(struct link_conn *conn, const struct link_msg *msg)
     struct emu_function *fn = held_function(conn, msg);
 
     return fn ? reset_answered(fn, msg->cookie, msg->reset.epoch) : 0;
+}
+
+int lease_queue_stopped(struct link_conn *conn, const struct link_msg *msg)
+{
+    struct emu_function *fn = held_function(conn, msg);
+
+    if (fn)
+        queues_stopped(fn, msg);
+    return 0;
+}
+
+int lease_config_changed(struct link_conn *conn, const struct link_msg *msg)
+{
+    struct emu_function *fn = held_function(conn, msg);
+
+    if (fn)
+        fn->host->config_changed(fn);
+    return 0;
 }

@@ -77,6 +77,8 @@ static int serve(struct emu *emu, const struct options *o, struct err *err)
     rc = watch_signals(&signals, emu->reactor, err);
     if (rc == 0)
         rc = functions_create(emu, err);
+    if (rc == 0 && !(emu->holders = holders_create(emu, err)))
+        rc = err->code;
     if (rc == 0 && !(emu->server = link_server_create(emu, err)))
         rc = err->code;
     if (rc < 0)
@@ -99,6 +101,7 @@ static void clean_up(struct emu *emu)
     functions_destroy(emu);
     while (emu->services.next && !list_empty(&emu->services))
         service_free(list_entry(emu->services.next, struct service, node));
+    holders_destroy(emu->holders);
     keepsakes_destroy(emu->keepsakes);
     reactor_destroy(emu->reactor);
 }

@@ -43,7 +43,9 @@ static void usage(void)
         "\n"
         "      --run-dir DIR    sockets (default /run/opensnap, or $XDG_RUNTIME_DIR/opensnap when "
         "not\n"
-        "                       root): emu.sock for services, functions/<vuid>/cntrl for hosts\n"
+        "                       root): emu.sock for services, functions/<vuid>/cntrl (NVMe) and "
+        "vhost.sock\n"
+        "                       (virtio-blk) for hosts\n"
         "      --topology FILE  which functions there are: KEY = VALUE lines with the firmware's "
         "parameter\n"
         "                       names (default: 1 NVMe and 1 virtio-blk PF with 4 VFs each)\n"
@@ -92,12 +94,12 @@ static int set_run_dir(struct options *o, const char *dir, const char *below, st
 {
     int n = snprintf(o->run_dir, sizeof(o->run_dir), "%s%s", dir, below);
 
-    /* What stands below it: /functions/<vuid>/cntrl, with a vuid of up to 32 characters. */
-    if (n >= 107 - 51)
+    /* What stands below it: /functions/<vuid>/vhost.sock, with a vuid of up to 32 characters. */
+    if (n >= 107 - 53)
         return err_set(
             err, -ENAMETOOLONG,
             "run directory '%s%s' has %d bytes; with more than %d its sockets have no legal names",
-            dir, below, n, 107 - 52);
+            dir, below, n, 107 - 54);
     return 0;
 }
 

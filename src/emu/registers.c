@@ -42,15 +42,10 @@ static void host_image(struct state_memory *st, uint64_t offset, uint32_t value)
     STORE(st->emu.reg_host[i], (LOAD(st->emu.reg_host[i]) & ~mask) | (value & mask));
 }
 
-/* The image is right first; then the entry, so that a reader of the entry finds the image at least
- * as new. */
-static void write_register(struct state_memory *st, uint32_t offset, uint32_t size, uint64_t value)
+static void append(struct state_memory *st, uint32_t offset, uint32_t size, uint64_t value)
 {
     uint64_t tail = LOAD(st->emu.log_tail), used = tail - LOAD(st->svc.log_head);
 
-    host_image(st, offset, (uint32_t)value);
-    if (size == 8)
-        host_image(st, offset + 4, (uint32_t)(value >> 32));
     if (used >= STATE_LOG_ENTRIES) { /* full, or a head that cannot be */
         STORE(st->emu.log_lost, LOAD(st->emu.log_lost) + 1);
         return;
@@ -63,6 +58,37 @@ static void write_register(struct state_memory *st, uint32_t offset, uint32_t si
         .seq = tail,
     };
     STORE(st->emu.log_tail, tail + 1);
+}
+
+/* The image is right first; then the entry, so that a reader of the entry finds the image at least
+ * as new. */
+static void write_register(struct state_memory *st, uint32_t offset, uint32_t size, uint64_t value)
+{
+    host_image(st, offset, (uint32_t)value);
+    if (size == 8)
+        host_image(st, offset + 4, (uint32_t)(value >> 32));
+    append(st, offset, size, value);
+}
+
+bool registers_write_bytes(struct registers *r, uint64_t offset, const void *buf, size_t len)
+{
+    struct state_memory *st = r->st;
+    const uint8_t *bytes = buf;
+    bool written = false;
+
+    for (size_t done = 0; done < len && offset + done < STATE_REG_BYTES; done++) {
+        uint64_t at = offset + done, i = at / 4;
+        unsigned shift = at % 4 * 8;
+        uint32_t mask = LOAD(st->svc.reg_mask[i]) & (uint32_t)0xff << shift;
+
+        if (!mask)
+            continue;
+        STORE(st->emu.reg_host[i],
+              (LOAD(st->emu.reg_host[i]) & ~mask) | ((uint32_t)bytes[done] << shift & mask));
+        append(st, (uint32_t)at, 1, bytes[done]);
+        written = true;
+    }
+    return written;
 }
 
 static void ring_doorbell(struct registers *r, uint64_t offset, uint32_t value)
@@ -97,6 +123,12 @@ bool registers_write(struct registers *r, uint64_t offset, const void *buf, size
     return true;
 }
 
+void registers_start(struct registers *r)
+{
+    for (unsigned i = 0; i < STATE_REG_BYTES / 4; i++)
+        STORE(r->st->emu.reg_host[i], LOAD(r->st->svc.reg_host_reset[i]));
+}
+
 void registers_reset(struct registers *r, bool alone)
 {
     struct state_memory *st = r->st;
@@ -111,6 +143,7 @@ void registers_reset(struct registers *r, bool alone)
     if (alone) { /* what nobody has applied belongs to the epoch that ends here */
         STORE(st->svc.log_head, LOAD(st->emu.log_tail));
         STORE(st->svc.log_lost_seen, LOAD(st->emu.log_lost));
+        STORE(st->svc.status, 0);
     }
     STORE(st->emu.epoch, LOAD(st->emu.epoch) + 1);
 }

@@ -10,38 +10,38 @@
 
 static void apply(struct emu_function *fn, bool alone)
 {
-    pci_function_reset(fn->pci);
+    fn->host->reset(fn);
     fn->failed[0] = '\0'; /* nothing of what made it fail is left */
     if (fn->regs.st)
         registers_reset(&fn->regs, alone);
     function_changed(fn);
 }
 
-enum vfio_user_answer reset_begin(struct emu_function *fn, enum function_reset why)
+bool reset_begin(struct emu_function *fn, enum function_reset why)
 {
     struct link_msg msg = {.type = LINK_RESET};
 
     if (fn->resetting)
-        return VFIO_USER_LATER; /* nothing the host has done since it began has had an effect */
+        return false; /* nothing the host has done since it began has had an effect */
     if (!fn->holder) {
         apply(fn, true);
-        return VFIO_USER_DONE;
+        return true;
     }
     fn->resetting = true;
-    vfio_user_hide(fn->vu, true);
+    fn->host->hide(fn, true);
     msg.cookie = ++fn->reset_cookie;
     msg.reset.epoch = atomic_load(&fn->regs.st->emu.epoch) + 1;
     msg.reset.why = why;
     lease_tell(fn, &msg, NULL, 0);
-    return VFIO_USER_LATER;
+    return false;
 }
 
 static void end(struct emu_function *fn, bool alone)
 {
     fn->resetting = false;
     apply(fn, alone);
-    vfio_user_hide(fn->vu, false);
-    vfio_user_reset_done(fn->vu);
+    fn->host->hide(fn, false);
+    fn->host->reset_done(fn);
     lease_wake(fn);
 }
 

@@ -158,6 +158,7 @@ int service_hello(struct link_conn *conn, const struct link_msg *msg, int *fds, 
         return rc;
     }
     end_former(emu, s->pid, s->start_time);
+    holders_hello(emu->holders, msg->hello.pid, s->start_time);
     s->conn = conn;
     list_append(&emu->services, &s->node);
     log_line(LOG_INFO, "emu", "service %s (pid %u, %u reactors) is here", s->name, s->pid,

@@ -4,6 +4,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "link/client_inside.h"
+#include "link/holder.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -289,27 +290,6 @@ int link_function_find_vuid(const struct link_client *lc, const char *vuid)
 
 /* ---- connecting ---- */
 
-static uint64_t own_start_time(void)
-{
-    char text[1024];
-    FILE *f = fopen("/proc/self/stat", "re");
-    unsigned long long start = 0;
-    size_t n;
-    char *at;
-
-    if (!f)
-        return 0;
-    n = fread(text, 1, sizeof(text) - 1, f);
-    fclose(f);
-    text[n] = '\0';
-    at = strrchr(text, ')'); /* field 2 may hold anything */
-    if (at)
-        sscanf(at + 1,
-               " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
-               &start);
-    return start;
-}
-
 static int say_hello(struct link_client *lc, const struct link_client_opts *opts, int wake_memfd,
                      struct err *err)
 {
@@ -329,7 +309,7 @@ static int say_hello(struct link_client *lc, const struct link_client_opts *opts
     msg.hello.version = LINK_VERSION;
     msg.hello.reactors = opts->nreactors;
     msg.hello.pid = (uint32_t)getpid();
-    msg.hello.start_time = own_start_time();
+    msg.hello.start_time = holder_start_time();
     snprintf(msg.hello.name, sizeof(msg.hello.name), "%s", opts->name);
     rc = link_send(lc, &msg, fds, n);
     close(pidfd);

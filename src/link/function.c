@@ -290,9 +290,13 @@ int function_adopt(struct function *f, struct err *err)
     if (f->parts.owned)
         crash_mark_add(f->parts.state); /* not earlier: adoption asks what the last holder left */
     f->adopted = rc == 0;
-    if (f->adopted)
-        function_kick(f);
-    return rc;
+    if (!f->adopted)
+        return rc;
+    for (unsigned i = 0; f->kicks && i < FUNCTION_MAX_QUEUES; i++)
+        if (f->kicks[i].early.start)
+            f->parts.ops->queue_changed(f->parts.dev, &f->kicks[i].early, NULL, NULL);
+    function_kick(f);
+    return 0;
 }
 
 void function_set_irq(struct function *f, unsigned vector, int fd)
@@ -377,6 +381,12 @@ void function_set_queue(struct function *f, const struct function_queue *q, int 
         return;
     }
     kick_set(&f->kicks[q->index], kick_fd, q->run);
+    if (!f->adopted) { /* the device model hears of it when it has looked at the state memory */
+        f->kicks[q->index].early = *q;
+        if (stopped) /* adoption has failed: snap_emu asks the next holder */
+            stopped(arg, FUNCTION_NOT_STOPPED);
+        return;
+    }
     f->parts.ops->queue_changed(f->parts.dev, q, stopped, arg);
     function_kick(f);
 }

@@ -22,6 +22,7 @@ struct function_queue {
     bool run; /* fetch from it */
 };
 enum { FUNCTION_MAX_QUEUES = 64 };
+enum { FUNCTION_NOT_STOPPED = UINT32_MAX }; /* base of a stop that nobody could carry out */
 
 /* The in-flight area of a vhost-user front end. */
 struct function_inflight {

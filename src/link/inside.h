@@ -15,7 +15,8 @@ struct function_kick {
     struct watch watch;
     struct function *f;
     int fd;
-    bool silent; /* runs, but has no eventfd */
+    bool silent;                 /* runs, but has no eventfd */
+    struct function_queue early; /* told before adoption; start 0: none */
 };
 
 struct function {

@@ -152,7 +152,8 @@ static void queue_stopped_answer(struct mail *m)
     msg.queue.index = e->queue.index;
     msg.queue.base = e->queue.base;
     free(e);
-    if (l->state == LEASE_OPEN || l->state == LEASE_ADOPTING)
+    if (msg.queue.base != FUNCTION_NOT_STOPPED &&
+        (l->state == LEASE_OPEN || l->state == LEASE_ADOPTING))
         link_send(l->lc, &msg, NULL, 0);
 }
 

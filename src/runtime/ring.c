@@ -65,7 +65,8 @@ static void ring_ready(struct watch *w, uint32_t events)
     ring_poll(&container_of(w, struct ring, watch)->poller);
 }
 
-struct ring *ring_create(struct reactor *r, unsigned entries, int fence_fd, struct err *err)
+struct ring *ring_create(struct reactor *r, unsigned entries, const int *held, unsigned nheld,
+                         struct err *err)
 {
     struct ring *ring = calloc(1, sizeof(*ring));
     int rc;
@@ -82,8 +83,8 @@ struct ring *ring_create(struct reactor *r, unsigned entries, int fence_fd, stru
         free(ring);
         return NULL;
     }
-    if (fence_fd >= 0)
-        rc = io_uring_register_files(&ring->uring, &fence_fd, 1);
+    if (nheld > 0)
+        rc = io_uring_register_files(&ring->uring, held, nheld);
     if (rc >= 0)
         rc = watch_add(r, &ring->watch, ring->uring.ring_fd, EPOLLIN, ring_ready);
     if (rc < 0) {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * runtime/ring.h - the io_uring of a reactor. Every ring holds the write end of the service's fence
- * pipe as a registered file: the pipe hangs up only when the kernel has let go of the ring and all
- * its requests. Thread: the reactor's, except ring_create(). */
+ * runtime/ring.h - the io_uring of a reactor. Every ring holds files that tell of its end (the
+ * service's fence pipe, its holder's lock) as registered files: they are closed only when the
+ * kernel has let go of the ring and all its requests. Thread: the reactor's, except ring_create().
+ */
 #ifndef RUNTIME_RING_H
 #define RUNTIME_RING_H
 
@@ -16,9 +17,11 @@ struct ring_op {
     void (*done)(struct ring_op *op, int res); /* res: bytes or -errno */
 };
 
-/* Before the reactor runs. entries: submission queue size. fence_fd: registered as file 0, stays
- * the caller's to close. Returns NULL with err filled when the kernel refuses io_uring. */
-struct ring *ring_create(struct reactor *r, unsigned entries, int fence_fd, struct err *err);
+/* Before the reactor runs. entries: submission queue size. held: nheld descriptors to be
+ * registered; stay the caller's to close. Returns NULL with err filled when the kernel refuses
+ * io_uring. */
+struct ring *ring_create(struct reactor *r, unsigned entries, const int *held, unsigned nheld,
+                         struct err *err);
 /* Nothing may be in flight. */
 void ring_destroy(struct ring *ring);
 

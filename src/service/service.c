@@ -7,6 +7,7 @@
 #include "guest/memory.h"
 #include "link/client.h"
 #include "link/crash.h"
+#include "link/holder.h"
 #include "rpc/server.h"
 #include "runtime/ring.h"
 #include "service/emu_start.h"
@@ -61,12 +62,12 @@ static void suspended(void *arg, int rc, const struct err *err)
         reactor_stop(s->control);
 }
 
-static void suspend_one(struct nvme_ctrl *ctrl, void *arg)
+static void suspend_one(struct controller *c, void *arg)
 {
     struct service *s = arg;
 
     s->suspending++;
-    nvme_ctrl_suspend(ctrl, false, STOP_DRAIN_MS, suspended, s);
+    controller_suspend(c, CONTROLLER_ALL, STOP_DRAIN_MS, suspended, s);
 }
 
 /* The lease goes with the process: the functions stay as they are, parked, for the next service. */
@@ -80,7 +81,7 @@ static void stop_orderly(struct service *s)
     rpc_server_destroy(s->server);
     s->server = NULL;
     s->suspending = 1;
-    nvme_ctrl_for_each(s->ctx.subsystems, suspend_one, s);
+    controller_for_each(&s->ctx.controllers, suspend_one, s);
     if (--s->suspending == 0)
         reactor_stop(s->control);
 }
@@ -124,13 +125,15 @@ static int watch_signals(struct service *s, struct err *err)
     return watch_add(s->control, &s->signals, s->signal_fd, EPOLLIN, signal_ready);
 }
 
-/* Reactors with their rings. Each ring holds the fence pipe's write end; after this the process
- * itself does not. */
+/* Reactors with their rings. Each ring holds the fence pipe's write end, which after this the
+ * process itself does not, and the lock on our holder's file, which the process keeps as well. */
 static int make_reactors(struct service *s, int *ret_fence_read, struct err *err)
 {
     uint64_t mask = s->opts->core_mask;
-    int fence[2], rc = 0;
+    int fence[2], rc = 0, holder = holder_create(s->opts->run_dir, err);
 
+    if (holder < 0)
+        return holder;
     if (pipe2(fence, O_CLOEXEC) < 0)
         return err_set(err, -errno, "fence pipe: %s", strerror(errno));
     for (unsigned cpu = 0; rc == 0 && cpu < 64 && s->nreactors < WAKE_REACTORS; cpu++) {
@@ -146,7 +149,7 @@ static int make_reactors(struct service *s, int *ret_fence_read, struct err *err
             break;
         }
         reactor_set_poll_window(r, s->opts->poll_window_us);
-        s->rings[s->nreactors] = ring_create(r, RING_ENTRIES, fence[1], err);
+        s->rings[s->nreactors] = ring_create(r, RING_ENTRIES, (int[]){fence[1], holder}, 2, err);
         if (!s->rings[s->nreactors]) {
             rc = err->code;
             if (rc == -EPERM || rc == -ENOSYS) { /* files cannot be served; the rest can */
@@ -243,6 +246,7 @@ static int make_control(struct service *s, struct err *err)
                                   .subsystems = nvme_subsystems_create(),
                                   .link = s->link,
                                   .env = &s->env};
+    controllers_init(&s->ctx.controllers);
     if (s->ctx.bdevs)
         s->ctx.nvme_of = nvme_of_create(s->control, s->ctx.bdevs, &hostid);
     if (!s->ctx.nvme_of || !s->ctx.subsystems)

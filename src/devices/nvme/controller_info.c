@@ -3,29 +3,9 @@
  * Controllers are found, listed and described; control thread. */
 #include "devices/nvme/room.h"
 
-#include <stdio.h>
-#include <string.h>
-
-static void find_one(struct nvme_ctrl *ctrl, void *arg)
+struct controller *nvme_ctrl_base(struct nvme_ctrl *ctrl)
 {
-    struct {
-        const char *id;
-        struct nvme_ctrl *found;
-    } *f = arg;
-
-    if (strcmp(ctrl->ctrl_id, f->id) == 0)
-        f->found = ctrl;
-}
-
-struct nvme_ctrl *nvme_ctrl_find(struct nvme_subsystems *set, const char *ctrl_id)
-{
-    struct {
-        const char *id;
-        struct nvme_ctrl *found;
-    } f = {ctrl_id, NULL};
-
-    nvme_ctrl_for_each(set, find_one, &f);
-    return f.found;
+    return &ctrl->base;
 }
 
 void nvme_ctrl_for_each(struct nvme_subsystems *set, void (*fn)(struct nvme_ctrl *ctrl, void *arg),
@@ -42,42 +22,23 @@ void nvme_ctrl_for_each(struct nvme_subsystems *set, void (*fn)(struct nvme_ctrl
     }
 }
 
-static void put_state(struct nvme_ctrl *ctrl)
-{
-    static const char *const names[] = {
-        [CTRL_WAITING] = "WAITING",    [CTRL_SUSPENDED] = "SUSPENDED",
-        [CTRL_STARTED] = "STARTED",    [CTRL_SUSPENDING] = "SUSPENDING",
-        [CTRL_LEAVING] = "SUSPENDING",
-    };
-    const char *text = names[ctrl->state];
-
-    if (ctrl->failure[0] && atomic_load(&ctrl->dev->failed))
-        snprintf(ctrl->state_text, sizeof(ctrl->state_text), "FAILED: %.100s", ctrl->failure);
-    else if (strncmp(ctrl->info.state, "failed: ", 8) == 0)
-        snprintf(ctrl->state_text, sizeof(ctrl->state_text), "FAILED: %s", ctrl->info.state + 8);
-    else
-        snprintf(ctrl->state_text, sizeof(ctrl->state_text), "%s", text);
-}
-
 struct nvme_ctrl_info nvme_ctrl_get_info(const struct nvme_ctrl *c)
 {
     struct nvme_ctrl *ctrl =
         (struct nvme_ctrl *)(uintptr_t)c; /* its texts are made when asked for */
     const struct nvme_dev *dev = ctrl->dev;
     struct nvme_ctrl_info i = {
-        .ctrl_id = ctrl->ctrl_id,
+        .ctrl_id = ctrl->base.ctrl_id,
+        .state = controller_state_text(&ctrl->base),
         .subsystem = ctrl->ss,
-        .function = &ctrl->info,
+        .function = controller_function(&ctrl->base),
         .cntlid = atomic_load_explicit(&dev->cntlid, memory_order_relaxed),
         .mdts = ctrl->mdts,
         .num_queues = ctrl->num_queues,
     };
 
-    ctrl->info = *link_function_get(ctrl->link, ctrl->function);
-    put_state(ctrl);
-    i.state = ctrl->state_text;
-    i.num_msix = ctrl->info.num_msix;
-    i.plugged = ctrl->info.host_connected;
+    i.num_msix = i.function->num_msix;
+    i.plugged = i.function->host_connected;
     i.recovery.adopted = dev->recovery.adopted;
     i.recovery.records = dev->recovery.records;
     i.recovery.live = dev->recovery.live;

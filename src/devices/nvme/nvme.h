@@ -7,7 +7,7 @@
 #define DEVICES_NVME_NVME_H
 
 #include "bdev/bdev.h"
-#include "link/client.h"
+#include "controller/controller.h"
 
 struct nvme_subsystems; /* the set */
 struct nvme_subsystem;
@@ -65,6 +65,7 @@ void nvme_ns_for_each(struct nvme_subsystem *ss, void (*fn)(struct nvme_ns *ns, 
 
 /* ---- controllers ---- */
 struct nvme_ctrl_opts {
+    struct controllers *set;
     struct nvme_subsystem *subsystem;
     const char *ctrl_id; /* not NULL: the caller has chosen one */
     struct link_client *link;
@@ -75,26 +76,20 @@ struct nvme_ctrl_opts {
     bool write_zeroes, deallocate_dsm;
     bool suspended, admin_only;
 };
-typedef void (*nvme_ctrl_cb)(void *arg, int rc, const struct err *err);
+typedef controller_cb nvme_ctrl_cb;
 
-/* Opens the lease and adopts or initialises. The controller exists (nvme_ctrl_find) from the return
- * of this call on and is gone again when created comes with an error. created runs once, never
- * inside. */
+/* Opens the lease and adopts or initialises. The controller exists (controller_find) from the
+ * return of this call on and is gone again when created comes with an error. created runs once,
+ * never inside. */
 int nvme_ctrl_create(const struct nvme_ctrl_opts *opts, struct nvme_ctrl **ret,
                      nvme_ctrl_cb created, void *arg, struct err *err);
-/* Stops fetching, drains or cancels what is in flight, releases the lease. */
-void nvme_ctrl_destroy(struct nvme_ctrl *ctrl, nvme_ctrl_cb destroyed, void *arg);
-/* Stops fetching and drains. timeout_ms 0: no limit. -ETIMEDOUT: the controller runs on as before.
- * admin_only: only admin commands stop. */
-void nvme_ctrl_suspend(struct nvme_ctrl *ctrl, bool admin_only, uint64_t timeout_ms,
-                       nvme_ctrl_cb done, void *arg);
-/* First resume after adoption: compares identity (on a difference the device fails loudly),
- * resubmits the records in flight, then fetches. */
-void nvme_ctrl_resume(struct nvme_ctrl *ctrl, nvme_ctrl_cb done, void *arg);
+/* Its life is controller/controller.h's. First resume after adoption: compares identity (on a
+ * difference the device fails loudly), resubmits the records in flight, then fetches. */
+struct controller *nvme_ctrl_base(struct nvme_ctrl *ctrl);
+struct nvme_ctrl *nvme_ctrl_from(struct controller *c); /* NULL: of another kind */
 void nvme_ctrl_attach_ns(struct nvme_ctrl *ctrl, struct nvme_ns *ns, nvme_ctrl_cb done, void *arg);
 void nvme_ctrl_detach_ns(struct nvme_ctrl *ctrl, struct nvme_ns *ns, nvme_ctrl_cb done, void *arg);
 
-struct nvme_ctrl *nvme_ctrl_find(struct nvme_subsystems *set, const char *ctrl_id);
 void nvme_ctrl_for_each(struct nvme_subsystems *set, void (*fn)(struct nvme_ctrl *ctrl, void *arg),
                         void *arg);
 
@@ -102,8 +97,7 @@ struct nvme_queue_stats {
     uint64_t reads, writes, flushes;
 };
 struct nvme_ctrl_info {
-    const char *ctrl_id,
-        *state; /* "STARTED", "SUSPENDED", "SUSPENDING", "WAITING" (lease), "FAILED: reason" */
+    const char *ctrl_id, *state; /* state: controller_state_text() */
     struct nvme_subsystem *subsystem;
     const struct link_function_info *function;
     uint32_t cntlid, mdts, num_queues, num_msix;

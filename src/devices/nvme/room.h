@@ -32,54 +32,27 @@ struct nvme_ns {
     struct nvme_ctrl *attached; /* to one controller at most */
 };
 
-enum ctrl_state { CTRL_WAITING, CTRL_SUSPENDED, CTRL_STARTED, CTRL_SUSPENDING, CTRL_LEAVING };
-
 struct nvme_ctrl {
-    struct list node;
+    struct controller base;
+    struct list node; /* nvme_subsystem.controllers */
     struct nvme_subsystem *ss;
-    struct link_client *link;
-    unsigned function;
-    struct reactor *control, *reactor;
-    char ctrl_id[LINK_NAME_BYTES];
     uint32_t num_queues, mdts;
-    bool auto_resume;
-    enum ctrl_state state;
-    char state_text[128], failure[300];
-    struct link_function_info info; /* a copy, refreshed by get_info */
     struct nvme_dev *dev;
-    struct lease *lease;
-    nvme_ctrl_cb created, destroyed;
-    void *created_arg, *destroyed_arg;
-    struct errand *resume_when_open; /* asked for while the lease was waited for */
 };
 
-/* Goes to the reactor, acts, comes back and calls back. */
-struct errand {
-    struct mail mail;
-    struct nvme_ctrl *ctrl;
-    nvme_ctrl_cb done;
-    void *arg;
-    int rc;
-    struct err err;
-    /* arguments, as the errand needs them */
-    bool admin_only;
-    uint64_t timeout_ms, nblocks;
+static inline struct nvme_ctrl *nvme_ctrl_of(struct controller *c)
+{
+    return container_of(c, struct nvme_ctrl, base);
+}
+
+/* An errand about a namespace. */
+struct ns_errand {
+    struct errand base;
+    uint64_t nblocks;
     uint32_t nsid;
     struct nvme_ns *ns;
     struct nvme_dev_ns_opts opts;
-    void (*back)(struct errand *e); /* on control, before done */
 };
-
-#define errand_of(m) container_of(m, struct errand, mail)
-
-/* errand.c: an errand is freed after done; out of memory ends the service. */
-struct errand *errand_new(struct nvme_ctrl *ctrl, nvme_ctrl_cb done, void *arg);
-void errand_go(struct errand *e, void (*fn)(struct mail *m)); /* fn runs on the reactor */
-void errand_back(struct errand *e, int rc);                   /* there: back, with this result */
-void errand_answer(void *arg, int rc, const struct err *err); /* the same, as a device's callback */
-void errand_now(
-    struct errand *e,
-    int rc); /* control: an answer that needs no reactor, but must not come inside the call */
 
 /* namespace.c */
 struct nvme_dev_ns_opts nvme_ns_dev_opts(const struct nvme_ns *ns);

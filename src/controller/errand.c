@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * What the control thread asks a device on its reactor, and the answer's way back. */
-#include "devices/nvme/room.h"
+#include "controller/controller.h"
 
 #include "base/log.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-struct errand *errand_new(struct nvme_ctrl *ctrl, nvme_ctrl_cb done, void *arg)
+struct errand *errand_new(struct controller *c, size_t bytes, controller_cb done, void *arg)
 {
-    struct errand *e = calloc(1, sizeof(*e));
+    struct errand *e = calloc(1, bytes);
 
     if (!e) {
-        log_line(LOG_CRITICAL, "nvme", "out of memory");
+        log_line(LOG_CRITICAL, "controller", "out of memory");
         abort(); /* our own memory; the state memory survives this */
     }
-    e->ctrl = ctrl;
+    e->ctrl = c;
     e->done = done;
     e->arg = arg;
     return e;
@@ -57,7 +57,6 @@ void errand_answer(void *arg, int rc, const struct err *err)
     errand_back(e, rc);
 }
 
-/* An answer that needs no reactor, but must not come inside the call. */
 void errand_now(struct errand *e, int rc)
 {
     errand_back(e, rc);

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The device model as link/ sees it. */
+#include "devices/virtio_blk/inside.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void settle_mailed(struct mail *m)
+{
+    struct vblk_dev *dev = container_of(m, struct vblk_dev, settle_mail);
+
+    dev->settle_mailed = false;
+    vblk_dev_settle(dev);
+}
+
+struct vblk_dev *vblk_dev_create(const struct vblk_dev_opts *opts, struct err *err)
+{
+    struct vblk_dev *dev = calloc(1, sizeof(*dev));
+
+    if (!dev) {
+        err_set(err, -ENOMEM, "no memory for controller %s", opts->name);
+        return NULL;
+    }
+    dev->o = *opts;
+    snprintf(dev->name, sizeof(dev->name), "%s", opts->name);
+    dev->reactor = opts->reactor;
+    dev->hold = VBLK_HOLD_SUSPENDED;
+    dev->writeback = true;
+    dev->settle_mail.fn = settle_mailed;
+    list_init(&dev->detaching);
+    return dev;
+}
+
+void vblk_dev_destroy(struct vblk_dev *dev)
+{
+    if (!dev)
+        return;
+    for (unsigned i = 0; i < dev->nqueues; i++)
+        vblk_queue_free(dev->queue[i]);
+    vblk_iov_pool_free(dev);
+    free(dev);
+}
+
+void vblk_dev_settle_soon(struct vblk_dev *dev)
+{
+    dev->settle = true;
+    if (dev->settle_mailed)
+        return;
+    dev->settle_mailed = true;
+    reactor_post(dev->reactor, &dev->settle_mail);
+}
+
+void vblk_dev_kick(struct vblk_dev *dev)
+{
+    if (!dev->f)
+        return;
+    /* A stopped function is not polled any more, but its motions must come to an end. */
+    if (unlikely(function_failed(dev->f) || dev->quit_cb))
+        vblk_dev_settle_soon(dev);
+    if (dev->kicked)
+        return;
+    dev->kicked = true;
+    function_kick(dev->f);
+}
+
+void vblk_dev_fail(struct vblk_dev *dev, const char *why)
+{
+    dev->hold |= VBLK_HOLD_FAILED;
+    atomic_store(&dev->failed, true);
+    function_config_changed(dev->f, VIRTIO_STATUS_NEEDS_RESET);
+    function_fail(dev->f, "%s", why);
+}
+
+/* ---- function_ops ---- */
+
+static int dev_adopt(void *p, struct function *f, struct err *err)
+{
+    struct vblk_dev *dev = p;
+    int rc;
+
+    dev->f = f;
+    dev->map = function_memory(f);
+    dev->max_depth = function_info(f)->max_queue_depth;
+    dev->map_generation = guest_map_generation(dev->map);
+    rc = vblk_adopt(dev, err);
+    if (rc < 0)
+        dev->f = NULL;
+    return rc;
+}
+
+static void bind_rings(struct vblk_dev *dev)
+{
+    dev->map_generation = guest_map_generation(dev->map);
+    for (unsigned i = 0; i < dev->nqueues; i++)
+        if (dev->queue[i] && dev->queue[i]->vq)
+            virtq_bind(dev->queue[i]->vq);
+}
+
+#define for_each_started(dev, q)                                                                   \
+    for (uint64_t m_ = atomic_load_explicit(&(dev)->has_queue, memory_order_relaxed);              \
+         m_ && ((q) = (dev)->queue[__builtin_ctzll(m_)]); m_ &= m_ - 1)
+
+static unsigned dev_poll(void *p)
+{
+    struct vblk_dev *dev = p;
+    struct vblk_queue *q;
+    unsigned n = 0;
+
+    dev->kicked = false;
+    if (unlikely(dev->map_generation != guest_map_generation(dev->map)))
+        bind_rings(dev);
+    if (unlikely(dev->settle)) {
+        vblk_dev_settle(dev);
+        n++;
+    }
+    n += dev->dirty;
+    for_each_started(dev, q)
+    {
+        if (likely(!vblk_queue_held(q)))
+            n += vblk_queue_fetch(q);
+        n += !q->adopted && virtq_has_done(q->vq);
+    }
+    return n;
+}
+
+static void dev_flush(void *p)
+{
+    struct vblk_dev *dev = p;
+    struct vblk_queue *q;
+
+    if (unlikely(dev->map_generation != guest_map_generation(dev->map)))
+        bind_rings(dev);
+    if (dev->dirty) {
+        dev->dirty = false;
+        if (likely(dev->disk.channel))
+            bdev_flush_batch(dev->disk.channel);
+    }
+    for_each_started(dev, q) vblk_queue_post(q);
+    atomic_store_explicit(&dev->inflight_shown, dev->inflight, memory_order_relaxed);
+    if (unlikely(dev->settle))
+        vblk_dev_settle(dev);
+}
+
+static bool dev_arm(void *p)
+{
+    struct vblk_dev *dev = p;
+    bool idle = !dev->settle && !dev->dirty;
+    struct vblk_queue *q;
+
+    if (dev->map_generation != guest_map_generation(dev->map))
+        bind_rings(dev);
+    for_each_started(dev, q)
+    {
+        if (!vblk_queue_held(q))
+            idle &= virtq_arm(q->vq);
+    }
+    return idle;
+}
+
+static unsigned dev_inflight(void *p)
+{
+    return ((const struct vblk_dev *)p)->inflight;
+}
+
+/* What the host writes is the device configuration, and writeback is all it can change there. */
+static void dev_reg_written(void *p, const struct state_reg_write *w)
+{
+    struct vblk_dev *dev = p;
+
+    (void)w;
+    vblk_config_written(dev);
+}
+
+static void dev_registers_lost(void *p)
+{
+    vblk_config_written(p);
+}
+
+static void dev_flags_changed(void *p, uint32_t flags)
+{
+    (void)p;
+    (void)flags;
+}
+
+static void dev_memory_added(void *p)
+{
+    struct vblk_dev *dev = p;
+    uint64_t now = reactor_now_us(dev->reactor);
+
+    if (now < dev->remap_until_us) /* the pieces of a map that is being moved about */
+        dev->remap_until_us = now + VBLK_REMAP_US;
+    bind_rings(dev);
+    vblk_restart_held(dev);
+    vblk_dev_kick(dev);
+}
+
+static void dev_memory_detach(void *p, const struct guest_region *region, void (*cb)(void *arg),
+                              void *arg)
+{
+    struct vblk_dev *dev = p;
+
+    /* The map has lost the region already: nothing new finds it. */
+    dev->remap_until_us = reactor_now_us(dev->reactor) + VBLK_REMAP_US;
+    bind_rings(dev);
+    vblk_dev_memory_detach(dev, region, cb, arg);
+}
+
+static void dev_reset(void *p, enum function_reset why, uint32_t epoch, void (*done)(void *arg),
+                      void *arg)
+{
+    vblk_dev_reset(p, why, epoch, done, arg);
+}
+
+static void dev_queue_changed(void *p, const struct function_queue *q,
+                              void (*stopped)(void *arg, uint32_t base), void *arg)
+{
+    vblk_queue_changed(p, q, stopped, arg);
+}
+
+const struct function_ops vblk_function_ops = {
+    .adopt = dev_adopt,
+    .poll = dev_poll,
+    .flush = dev_flush,
+    .arm = dev_arm,
+    .inflight = dev_inflight,
+    .reg_written = dev_reg_written,
+    .registers_lost = dev_registers_lost,
+    .flags_changed = dev_flags_changed,
+    .memory_added = dev_memory_added,
+    .memory_detach = dev_memory_detach,
+    .reset = dev_reset,
+    .queue_changed = dev_queue_changed,
+};
