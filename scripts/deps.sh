@@ -48,13 +48,14 @@ clang-tidy-14 optional: static checks (this very version decides)
 libclang-rt-14-dev optional: sanitizer runtime of clang 14
 libclang-rt-dev optional: sanitizer runtime of the default clang
 llvm symbolizer for sanitizer reports
-python3-pytest runs tests/wire and tests/guest
+python3-pytest runs tests/wire, tests/rpc and others
 fio block load with verification
 tgt iSCSI target to test against
 libiscsi-bin iSCSI conformance tools
 qemu-utils qemu-img and qemu-storage-daemon as vhost-user-blk peers
 qemu-system-common qemu-storage-daemon's vhost-user-blk export
 iproute2 network namespaces and veth pairs
+debian-archive-keyring verifies what tests/guest/cache.py downloads
 LIST
         ;;
     guest) cat <<'LIST'

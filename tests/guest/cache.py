@@ -11,12 +11,14 @@ import fcntl
 import hashlib
 import os
 import platform
+import re
 import shutil
 import struct
 import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import initramfs
@@ -26,7 +28,7 @@ from apt import Apt, AptError, run, unpack
 HERE = Path(__file__).resolve().parent
 ROOT_PACKAGES = """
     base-files bash dash busybox coreutils kmod qemu-system-x86 qemu-system-common qemu-utils
-    seabios
+    seabios qemu-block-extra libblkio1
     fio nvme-cli fdisk gdisk parted e2fsprogs util-linux pciutils iproute2
 """.split()
 # Name in tests -> the suite whose default kernel it is.
@@ -129,7 +131,7 @@ def _apt(suite: str) -> Apt:
 
 
 def root() -> Path:
-    """A trixie file tree with a QEMU that has vfio-user-pci, and the guests' programs."""
+    """A trixie file tree: QEMU with vfio-user-pci, its tools with libblkio, the guests' programs."""
 
     if platform.machine() != "x86_64":
         raise CacheError(f"guests are x86-64 and so must the host be, not {platform.machine()}")
@@ -148,17 +150,31 @@ def root() -> Path:
     return _component("root", _recipe("root", *ROOT_PACKAGES), build)
 
 
+def tool(name: str) -> tuple:
+    """(argv, environment) of a program of the root, such as qemu-io with its libblkio driver."""
+    tree = root()
+    argv = [*initramfs.loader(tree), str(tree / "usr/bin" / name)]
+    return argv, {"QEMU_MODULE_DIR": str(tree / initramfs.LIB / "qemu")}
+
+
 def qemu(which: str) -> tuple:
     """(argv, environment) of "system" or "backports" QEMU."""
     if which == "system":
         if found := shutil.which("qemu-system-x86_64"):
             return [found], {}
         raise CacheError("no qemu-system-x86_64 (scripts/deps.sh guest)")
-    tree = root()
-    share = f"{tree}/usr/share/qemu:{tree}/usr/share/seabios"
-    argv = [*initramfs.loader(tree), str(tree / "usr/bin/qemu-system-x86_64")]
-    argv += ["-L", share.split(":")[0], "-L", share.split(":")[1]]
-    return argv, {"QEMU_MODULE_DIR": str(tree / initramfs.LIB / "qemu")}
+    argv, environment = tool("qemu-system-x86_64")
+    for folder_of_firmware in ("qemu", "seabios"):
+        argv += ["-L", str(root() / "usr/share" / folder_of_firmware)]
+    return argv, environment
+
+
+@lru_cache
+def qemu_version(which: str) -> tuple:
+    """(major, minor) of that QEMU."""
+    argv, environment = qemu(which)
+    shown = run(["env", *(f"{k}={v}" for k, v in environment.items()), *argv, "--version"])
+    return tuple(int(n) for n in re.search(r"version (\d+)\.(\d+)", shown).groups())
 
 
 def _payload(bzimage: bytes) -> bytes:

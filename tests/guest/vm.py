@@ -20,7 +20,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cache
@@ -47,13 +47,22 @@ class Device:
 
     props: dict
     chardev: str = None
+    reconnect_ms: int = 0   # QEMU connects again that long after the server went away; 0: never
 
     def named(self, ident: str) -> "Device":
         """The same with an id, and its chardev's name filled in."""
         props = {"id": ident, **self.props}
         if self.chardev:
             props["chardev"] = f"{props['id']}-chardev"
-        return Device(props, self.chardev)
+        return replace(self, props=props)
+
+    def reconnect(self, version: tuple) -> dict:
+        """The chardev's setting, as the QEMU of that version spells it."""
+        if not self.reconnect_ms:
+            return {}
+        if version >= (9, 2):
+            return {"reconnect-ms": self.reconnect_ms}
+        return {"reconnect": -(-self.reconnect_ms // 1000)}
 
 
 def vfio_user(path, **props) -> Device:
@@ -65,9 +74,9 @@ def vfio_user(path, **props) -> Device:
     return Device({"driver": "vfio-user-pci", "socket": sock, **_dashes(props)})
 
 
-def vhost_user_blk(path, **props) -> Device:
+def vhost_user_blk(path, reconnect_ms: int = 0, **props) -> Device:
     """A virtio-blk disk served on a vhost-user socket; num_queues=1 for a simple server."""
-    return Device({"driver": "vhost-user-blk-pci", **_dashes(props)}, str(path))
+    return Device({"driver": "vhost-user-blk-pci", **_dashes(props)}, str(path), reconnect_ms)
 
 
 def _dashes(props: dict) -> dict:
@@ -119,6 +128,7 @@ class VM:
         self.folder = Path(tempfile.mkdtemp(prefix=f"osnap-{self.name}-"))
         self.forwarded = {}
         self.named_devices = 0
+        self.plugged = {}  # ids of hot-plugged devices -> their chardevs
         self.qmp = self.channel = None
         atexit.register(self.stop)
         try:
@@ -237,7 +247,9 @@ class VM:
         named = self._name(device)
         argv = []
         if named.chardev:
-            argv = ["-chardev", f"socket,id={named.props['chardev']},path={named.chardev}"]
+            settings = named.reconnect(cache.qemu_version(self.qemu))
+            more = "".join(f",{name}={value}" for name, value in settings.items())
+            argv = ["-chardev", f"socket,id={named.props['chardev']},path={named.chardev}{more}"]
         return [*argv, "-device", json.dumps(named.props)]
 
     def port(self, guest_port: int) -> int:
@@ -299,8 +311,11 @@ class VM:
         named = self._name(device)
         if named.chardev:
             address = {"type": "unix", "data": {"path": named.chardev}}
-            backend = {"type": "socket", "data": {"addr": address, "server": False}}
+            backend = {"type": "socket",
+                       "data": {"addr": address, "server": False,
+                                **named.reconnect(cache.qemu_version(self.qemu))}}
             self.qmp.raw("chardev-add", {"id": named.props["chardev"], "backend": backend})
+            self.plugged[named.props["id"]] = named.props["chardev"]
         try:
             self.qmp.raw("device_add", {**named.props, "bus": bus}, timeout=30)
         except QmpError as failed:
@@ -308,7 +323,7 @@ class VM:
         return named.props["id"]
 
     def unplug(self, ident: str, timeout: float = 20) -> None:
-        """Asks the guest to give the device back and waits until it is gone.
+        """Asks the guest to give the device back and waits until it and its chardev are gone.
 
         QEMU 11.1 aborts when a vfio-user-pci function with MSI-X goes away.
         """
@@ -316,6 +331,8 @@ class VM:
         try:
             self.qmp.raw("device_del", {"id": ident})
             self.qmp.wait_event("DEVICE_DELETED", timeout, since, device=ident)
+            if chardev := self.plugged.pop(ident, None):
+                self.qmp.raw("chardev-remove", {"id": chardev})
         except QmpError as failed:
             self._fail(f"unplug {ident}", failed)
 
