@@ -66,6 +66,12 @@ static int map_memfd(const char *name, uint64_t size, uint64_t map_bytes, int *r
     return 0;
 }
 
+static uint32_t flags_now(const struct emu_function *fn)
+{
+    return fn->host->flags(fn) | (fn->host->has_client(fn) ? STATE_HOST_CONNECTED : 0) |
+           (fn->failed[0] ? STATE_FAILED : 0);
+}
+
 int function_memory(struct emu_function *fn, struct err *err)
 {
     struct state_memory *st;
@@ -93,18 +99,12 @@ int function_memory(struct emu_function *fn, struct err *err)
     };
     memcpy(st->head.vuid, fn->info.vuid, sizeof(st->head.vuid));
     atomic_store(&st->emu.epoch, 1);
-    atomic_store(&st->emu.flags, STATE_POWERED);
+    atomic_store(&st->emu.flags, flags_now(fn));
     fn->regs.st = st;
     return 0;
 }
 
 /* ---- state ---- */
-
-static uint32_t flags_now(const struct emu_function *fn)
-{
-    return fn->host->flags(fn) | (fn->host->has_client(fn) ? STATE_HOST_CONNECTED : 0) |
-           (fn->failed[0] ? STATE_FAILED : 0);
-}
 
 void function_changed(struct emu_function *fn)
 {

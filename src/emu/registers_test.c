@@ -165,6 +165,43 @@ static void a_reset_begins_an_epoch(void **state)
     drop(&r);
 }
 
+static void bytes_take_effect_where_the_host_may_write(void **state)
+{
+    struct registers r = make();
+    const uint8_t bytes[] = {0x11, 0x22, 0x33, 0x44, 0x55, 0x66};
+
+    atomic_store(&r.st->svc.reg_mask[8], 0x0000ff0f); /* bytes 0x20 (half of it) and 0x21 */
+    atomic_store(&r.st->svc.reg_mask[9], 0x000000ff); /* byte 0x24 */
+    atomic_store(&r.st->svc.reg_dev[8], 0xaabbccd0);
+    assert_true(registers_write_bytes(&r, 0x1f, bytes, sizeof(bytes))); /* 0x1f .. 0x24 */
+    assert_int_equal(rd(&r, 0x1c), 0);
+    assert_int_equal(rd(&r, 0x20), 0xaabb33d2);
+    assert_int_equal(rd(&r, 0x24), 0x66);
+    assert_int_equal(atomic_load(&r.st->emu.log_tail), 3);
+    assert_int_equal(r.st->log[0].offset, 0x20);
+    assert_int_equal(r.st->log[0].size, 1);
+    assert_int_equal(r.st->log[0].value, 0x22);
+    assert_int_equal(r.st->log[1].offset, 0x21);
+    assert_int_equal(r.st->log[2].offset, 0x24);
+    assert_int_equal(r.st->log[2].value, 0x66);
+    assert_false(registers_write_bytes(&r, 0x28, bytes, sizeof(bytes)));
+    assert_false(registers_write_bytes(&r, STATE_REG_BYTES - 2, bytes, sizeof(bytes)));
+    assert_int_equal(atomic_load(&r.st->emu.log_tail), 3);
+    drop(&r);
+}
+
+static void a_broken_device_is_whole_again_after_a_reset(void **state)
+{
+    struct registers r = make();
+
+    atomic_store(&r.st->svc.status, 64);
+    registers_reset(&r, false); /* the holder's business */
+    assert_int_equal(atomic_load(&r.st->svc.status), 64);
+    registers_reset(&r, true);
+    assert_int_equal(atomic_load(&r.st->svc.status), 0);
+    drop(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -174,6 +211,8 @@ int main(void)
         cmocka_unit_test(a_full_log_counts_what_it_loses_and_keeps_the_image_right),
         cmocka_unit_test(doorbells_are_stored_and_counted),
         cmocka_unit_test(a_reset_begins_an_epoch),
+        cmocka_unit_test(bytes_take_effect_where_the_host_may_write),
+        cmocka_unit_test(a_broken_device_is_whole_again_after_a_reset),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

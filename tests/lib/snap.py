@@ -11,6 +11,7 @@ stay in the directory and their ends are printed when something goes wrong."""
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -103,7 +104,11 @@ class Snap:
         assert self.emu is None
         self.emu = self._spawn("snap_emu", ["--foreground", "--run-dir", self.run_dir, "--state-dir", self.state_dir,
                                             "--topology", self.topology_file, *self.emu_args], "emu.log")
-        self._wait("snap_emu", (self.run_dir / "emu.sock").exists, self.emu, "emu.log")
+        self._wait("snap_emu", self.emu_answers, self.emu, "emu.log")
+
+    def emu_answers(self):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+            return s.connect_ex(str(self.run_dir / "emu.sock")) == 0
 
     def spawn_service(self, extra=()):
         """Starts it without waiting."""
@@ -149,6 +154,16 @@ class Snap:
         """SIGTERM, as an operator stops it; returns its exit code."""
         process, self.service = self.service, None
         return self._end(process, signal.SIGTERM)
+
+    def end_service(self, seconds=STOP_SECONDS):
+        """Waits for a service that ends by itself: its snap_emu is gone."""
+        process, self.service = self.service, None
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise RuntimeError(f"pid {process.pid} outlived its snap_emu by {seconds} s") from None
 
     def kill_emu(self):
         process, self.emu = self.emu, None
@@ -206,6 +221,11 @@ class Snap:
         """Directory and path of a function's vfio-user socket (default: the first NVMe PF)."""
         vuid = vuid or self.functions()[0]["vuid"]
         return self.run_dir / "functions" / vuid / "cntrl"
+
+    def vhost_socket(self, vuid=None):
+        """Path of a function's vhost-user socket (default: the first virtio-blk PF)."""
+        vuid = vuid or self.functions("VBLK")[0]["vuid"]
+        return self.run_dir / "functions" / vuid / "vhost.sock"
 
     def nvme_disk(self, bdev="Null0", nqn="nqn.2024-01.io.opensnap:disk", nsid=1, **controller):
         """A subsystem, a namespace on an existing bdev and a running controller (default: the first NVMe PF).

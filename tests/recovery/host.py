@@ -27,6 +27,30 @@ class RecoverySnap(Snap):
     def _spawn(self, name, args, log):
         return super()._spawn(self.programs.get(name, name), args, log)
 
+    def fleet(self, nvme, vblk, blocks=8192, block=512):
+        """So many functions of each kind, PFs and VFs: even ones on files, odd ones on memory. Their disks are claimed and
+        running; returns [(kind, ctrl_id, socket)], NVMe first."""
+        disks = []
+        for kind, count in (("NVME", nvme), ("VBLK", vblk)):
+            for i, function in enumerate(self.functions(kind)[:count]):
+                name, vuid = f"{kind.capitalize()}{i}", function["vuid"]
+                if i % 2 == 0:
+                    path = Path(self.tmpdir) / f"{name}.img"
+                    path.write_bytes(bytes(blocks * block))
+                    self.rpc("bdev_uring_create", name=name, filename=str(path), block_size=block)
+                else:
+                    self.rpc("bdev_malloc_create", name=name, block_size=block, num_blocks=blocks)
+                ctrl = f"Ctrl{name}"
+                if kind == "NVME":
+                    self.nvme_disk(bdev=name, nqn=f"nqn.2024-01.io.opensnap:{name}", vuid=vuid, ctrl_id=ctrl)
+                    socket_path = self.vfio_socket(vuid)
+                else:
+                    self.rpc("virtio_blk_controller_create", vuid=vuid, ctrl_id=ctrl, bdev=name, num_queues=4)
+                    socket_path = self.vhost_socket(vuid)
+                self.wait_listens(socket_path)
+                disks.append((kind, ctrl, socket_path))
+        return disks
+
     def file_disk(self, pf=0, size=64 * MIB, block=512, name=None):
         """A disk on a file with O_DIRECT, preallocated. Returns its path."""
         path = Path(self.tmpdir) / f"disk{pf}.img"
@@ -48,20 +72,27 @@ class RecoverySnap(Snap):
         return self.vfio_socket(self.functions()[pf]["vuid"])
 
     def wait_accepts(self, pf):
+        self.wait_listens(self.socket_of(pf))
+
+    def wait_listens(self, path):
         """A new controller's socket accepts clients a moment after the RPC's answer."""
         deadline = time.monotonic() + 5
         while True:
             with socket.socket(socket.AF_UNIX) as s:
                 try:
-                    s.connect(str(self.socket_of(pf)))
+                    s.connect(str(path))
                     break
                 except ConnectionRefusedError:
                     assert time.monotonic() < deadline, "the function takes no client"
             time.sleep(0.005)
         time.sleep(0.05)  # one client at a time: let it notice that this one is gone
 
+    def counters(self, ctrl):
+        kind = "virtio_blk" if ctrl.startswith("CtrlVblk") else "nvme"
+        return self.rpc(f"{kind}_controller_dbg_io_stats_get", ctrl_id=ctrl)
+
     def recovery(self, ctrl):
-        return self.rpc("nvme_controller_dbg_io_stats_get", ctrl_id=ctrl)["recovery"]
+        return self.counters(ctrl)["recovery"]
 
     def wait_started(self, ctrl, seconds=15):
         """Until the controller serves its function again."""
@@ -101,14 +132,15 @@ class Noise:
 
 
 class Load:
-    """snap_perf in the background, verifying."""
+    """snap_perf in the background, verifying: one disk, or several ("SOCKET,setting,...")."""
 
-    def __init__(self, socket, directory, name="load", depth=32, bs="4k", blocks=2048, missing=20, extra=()):
+    def __init__(self, sockets, directory, name="load", depth=32, bs="4k", blocks=2048, missing=20, extra=()):
         self.log = Path(directory) / f"{name}.log"
         self.err = open(self.log, "wb")
         self.verdict = None
+        sockets = sockets if isinstance(sockets, list) else [sockets]
         self.process = subprocess.Popen(
-            [program("snap_perf"), "--socket", str(socket), "--rw", "randrw", "--bs", str(bs), "--align", "512", "--depth",
+            [program("snap_perf"), *(word for s in sockets for word in ("--socket", str(s))), "--rw", "randrw", "--bs", str(bs), "--align", "512", "--depth",
              str(depth), "--range", str(blocks), "--verify", "--runtime", "36000", "--missing-after", str(missing),
              "--stop-on-error", "--status", "0.02", "--json", *map(str, extra)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.err)

@@ -3,6 +3,7 @@
 
 run() kills the service at random moments, or lets a crash-point build die at a named place, starts it again, and asks what
 it found in the state memory. It returns an Outcome; whether that is good or bad news is the caller's to say."""
+import contextlib
 import random
 import time
 
@@ -13,6 +14,8 @@ PHASES = ("unpublished", "live", "intent_stored", "posted")
 # Where a crash-point build dies, and about how many passes a lively client makes there in half a second.
 POINTS = {"fetch.copied": 3000, "fetch.published": 3000, "complete.intent": 3000, "complete.posted": 3000,
           "complete.tail": 1500, "complete.freed": 3000}
+VBLK_POINTS = {f"vq.{name}": 600 for name in ("fetch.copied", "fetch.published", "complete.intent", "complete.posted",
+                                              "complete.published", "complete.tail", "complete.freed")}
 
 
 class Round:
@@ -24,8 +27,13 @@ class Round:
         return sum(f["records"] for f in self.found.values())
 
     def __str__(self):
-        parts = []
-        for ctrl, f in sorted(self.found.items()):
+        parts, found = [], self.found
+        if len(found) > 4:  # many: by kind
+            found = {}
+            for ctrl, f in self.found.items():
+                kind = ctrl.rstrip("0123456789")
+                found[kind] = {k: found.get(kind, {}).get(k, 0) + n for k, n in f.items()}
+        for ctrl, f in sorted(found.items()):
             phases = ", ".join(f"{f[p]} {p}" for p in PHASES if f[p])
             parts.append(f"{ctrl} {f['records']} records" + (f" ({phases})" if phases else ""))
         return f"round {self.number}: {self.how}: " + "; ".join(parts)
@@ -49,8 +57,47 @@ class Outcome:
         return "\n".join([str(r) for r in self.rounds] + [f"errors: {self.errors}"] + self.notes)
 
 
-def run(tmpdir, rounds, plan, programs=None, backends=("file", "file", "malloc"), depth=32, bs="16k", seed=None, missing=20,
-        extra=()):
+@contextlib.contextmanager
+def three_disks(snap, tmpdir, backends=("file", "file", "malloc"), depth=32, bs="16k", missing=20, extra=()):
+    """NVMe functions with a client each. Yields (clients, controllers)."""
+    loads, noise = [], None
+    for pf, backend in enumerate(backends):
+        if backend == "file":
+            image = snap.file_disk(pf)
+            noise = noise or Noise(image, 3)
+        else:
+            snap.malloc_disk(pf)
+    try:
+        for pf, backend in enumerate(backends):
+            # Memory answers at once: a modest pace leaves the two cores to the others.
+            pace = ["--rate", "4000"] if backend == "malloc" else []
+            loads.append(Load(snap.socket_of(pf), tmpdir, f"load{pf}", depth, bs, 1024, missing, [*pace, *extra]))
+        yield loads, [f"Ctrl{pf}" for pf in range(len(backends))]
+    finally:
+        if noise:
+            noise.stop()
+
+
+NVME_SETTINGS = ["doorbells=trapped", "doorbells=shadow", "doorbells=mapped"]
+VBLK_SETTINGS = ["ring=split", "ring=packed", "ring=split,no-indirect,queues=2", "ring=packed,no-indirect,segment=4096",
+                 "ring=split,no-event-idx", "ring=packed,no-event-idx,queues=2", "ring=split,split-header", "ring=packed,queues=4"]
+
+
+@contextlib.contextmanager
+def one_client(snap, tmpdir, nvme=8, vblk=8, depth=16, bs="16k", missing=20, rate=2000, settings=VBLK_SETTINGS, extra=()):
+    """One client on so many functions at once: all doorbell modes, both ring formats."""
+    disks = snap.fleet(nvme, vblk)
+    words = [f"{path},{s[i % len(s)]}" for s, kind in ((NVME_SETTINGS, "NVME"), (settings, "VBLK"))
+             for i, path in enumerate(p for k, _, p in disks if k == kind)]
+    noise = Noise(tmpdir / f"{'Nvme' if nvme else 'Vblk'}0.img", 3)
+    load = Load(words, tmpdir, "fleet", depth, bs, 1024, missing, ["--rate", str(rate), *extra] if rate else extra)
+    try:
+        yield [load], [ctrl for _, ctrl, _ in disks]
+    finally:
+        noise.stop()
+
+
+def run(tmpdir, rounds, plan, programs=None, seed=None, missing=20, disks=three_disks, topology=None, **settings):
     """plan(number, rng) -> None for a kill at a random moment, or (point, passes). The crash-point build (programs
     ["crash"], default snap_service_crash_points) runs in such rounds only, so that the product build does the rest."""
     rng = random.Random(seed)
@@ -58,8 +105,7 @@ def run(tmpdir, rounds, plan, programs=None, backends=("file", "file", "malloc")
     programs = dict(programs or {})
     crash = programs.pop("crash", "snap_service_crash_points")
     plain = programs.get("snap_service", "snap_service")
-    loads = []
-    with RecoverySnap(tmpdir, programs, start=False) as snap:
+    with RecoverySnap(tmpdir, programs, topology, start=False) as snap:
         def choose(number):
             point = plan(number, rng)
             snap.programs["snap_service"] = crash if point else plain
@@ -70,25 +116,12 @@ def run(tmpdir, rounds, plan, programs=None, backends=("file", "file", "malloc")
 
         snap.start_emu()
         snap.start_service()
-        noise = None
-        for pf, backend in enumerate(backends):
-            if backend == "file":
-                image = snap.file_disk(pf)
-                noise = noise or Noise(image, 3)
-            else:
-                snap.malloc_disk(pf)
-        ctrls = [f"Ctrl{pf}" for pf in range(len(backends))]
-        try:
-            for pf, backend in enumerate(backends):
-                # Memory answers at once: a modest pace leaves the two cores to the others.
-                pace = ["--rate", "4000"] if backend == "malloc" else []
-                loads.append(Load(snap.socket_of(pf), tmpdir, f"load{pf}", depth, bs, 1024, missing, [*pace, *extra]))
-            kill_rounds(snap, loads, ctrls, rounds, choose, rng, outcome, missing)
-        finally:
-            if noise:
-                noise.stop()
-            for load in loads:
-                finish(load, outcome, missing)
+        with disks(snap, tmpdir, missing=missing, **settings) as (loads, ctrls):
+            try:
+                kill_rounds(snap, loads, ctrls, rounds, choose, rng, outcome, missing)
+            finally:
+                for load in loads:
+                    finish(load, outcome, missing)
     return outcome
 
 
@@ -131,7 +164,7 @@ def wait_busy(snap, ctrls, seconds=1.0):
     Any moment with commands in flight will do."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if any(snap.rpc("nvme_controller_dbg_io_stats_get", ctrl_id=c)["in_flight"] >= 8 for c in ctrls):
+        if sum(snap.counters(c)["in_flight"] for c in ctrls) >= 8:
             return
 
 
