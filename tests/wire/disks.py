@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 from snap import Snap, program, tail
@@ -86,3 +87,18 @@ def service_fds(snap):
 
 def emu_fds(snap):
     return len(os.listdir(f"/proc/{snap.emu.pid}/fd"))
+
+
+def open_fds(snap):
+    return emu_fds(snap), service_fds(snap)
+
+
+def no_more_fds(snap, before, seconds=5):
+    """Whether both are back to no more descriptors than open_fds() said before; what a message brought is closed a moment
+    after its answer."""
+    deadline = time.monotonic() + seconds
+    while any(now > then for now, then in zip(open_fds(snap), before)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True

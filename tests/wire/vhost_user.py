@@ -266,7 +266,8 @@ class VhostUser(Stream):
     # ---- memory ----
     @staticmethod
     def region(gpa, size, user=None, offset=0):
-        return struct.pack("=QQQQ", gpa, size, gpa + USER_OFFSET if user is None else user, offset)
+        user = (gpa + USER_OFFSET) % (1 << 64) if user is None else user
+        return struct.pack("=QQQQ", gpa, size, user, offset)
 
     def add_mem(self, gpa, size, fd, offset=0, user=None, **how):
         self.do(ADD_MEM_REG, bytes(8) + self.region(gpa, size, user, offset), () if fd is None else (fd,), **how)
