@@ -10,6 +10,7 @@ import vhost_user as vu
 from disks import no_more_fds, open_fds
 from vhost_user import USER_OFFSET, GuestMemory, VhostError
 from virtio_blk import IN, IOERR, OK, OUT, Request, VirtioBlk, connect_soon, head, pattern
+from virtq import Seg
 
 MIB = 1 << 20
 BASE = 0x8_0000_0000
@@ -116,8 +117,8 @@ def test_as_many_regions_as_slots(blk, ram):
         request = Request(blk.memory, head(OUT, i), 1)
         data = BASE + 8192 * i
         ram.write(BASE + 4096 * i, pattern(i, 512))
-        segs = [request.segs[0], (data, 512, False), request.segs[1]]
-        blk.rings[0].wait(blk.rings[0].submit([type(request.segs[0])(*s) for s in segs]))
+        segs = [request.segs[0], Seg(data, 512, False), request.segs[1]]
+        blk.rings[0].wait(blk.rings[0].submit(segs))
         assert request.status == OK and blk.read(i, 1) == pattern(i, 512)
     for i in range(slots):
         blk.vc.rem_mem(BASE + 2 * 4096 * i, 4096)
@@ -148,8 +149,7 @@ def test_request_across_two_regions(either):
     with_two.write(BASE + 2 * MIB - 4096, data[:4096])
     with_two.write(BASE, data[4096:])
     request = Request(either.memory, head(OUT, 64), 1)
-    seg = type(request.segs[0])
-    either.rings[0].wait(either.rings[0].submit([request.segs[0], seg(BASE + MIB - 4096, 8192, False), request.segs[1]]))
+    either.rings[0].wait(either.rings[0].submit([request.segs[0], Seg(BASE + MIB - 4096, 8192, False), request.segs[1]]))
     assert request.status == OK and either.read(64, 16) == data
     with_two.close()
 
@@ -160,10 +160,9 @@ def test_answer_to_a_removal_means_no_access_any_more(either, ram, packed, blk_n
     for _ in range(15):
         ram.used = 0
         vc.add_mem(BASE, 4 * MIB, ram.fd)
-        seg = type(either.make(IN).segs[0])
         requests = [Request(either.memory, head(IN, 8 * i), 1) for i in range(16)]
         for i, r in enumerate(requests):
-            ring.add([r.segs[0], seg(BASE + 65536 * i, 4096, True), r.segs[1]])
+            ring.add([r.segs[0], Seg(BASE + 65536 * i, 4096, True), r.segs[1]])
         ring.publish()
         ring.kick()
         vc.rem_mem(BASE, 4 * MIB)
@@ -182,11 +181,10 @@ def test_answer_to_a_removal_means_no_access_any_more(either, ram, packed, blk_n
 def test_requests_whose_memory_went_away_finish_when_it_is_back(either, ram):
     vc, ring = either.vc, either.rings[0]
     vc.add_mem(BASE, 4 * MIB, ram.fd)
-    seg = type(either.make(IN).segs[0])
     either.write(300, pattern(7, 4096))
     vc.rem_mem(BASE, 4 * MIB)
     request = Request(either.memory, head(IN, 300), 1)
-    ident = ring.submit([request.segs[0], seg(BASE, 4096, True), request.segs[1]])
+    ident = ring.submit([request.segs[0], Seg(BASE, 4096, True), request.segs[1]])
     assert ring.quiet(0.1)
     either.works()  # others pass by
     assert ident not in ring.done
@@ -197,10 +195,9 @@ def test_requests_whose_memory_went_away_finish_when_it_is_back(either, ram):
 def test_request_to_memory_that_never_was_is_an_io_error(either, blk_neighbour):
     """Its status byte can be reached: the driver is told."""
     request = Request(either.memory, head(IN, 0), 1)
-    seg = type(request.segs[0])
     either.vc.barrier()
     for addr in (BASE, 0, 0xffff_ffff_ffff_f000, either.memory.gpa + either.memory.size - 4096):
-        either.rings[0].wait(either.rings[0].submit([request.segs[0], seg(addr, 8192, True), request.segs[1]]))
+        either.rings[0].wait(either.rings[0].submit([request.segs[0], Seg(addr, 8192, True), request.segs[1]]))
         assert request.status == IOERR
     either.works()
 
@@ -255,8 +252,7 @@ def test_file_cut_short_later_stops_nobody_else(own_blk_snap):
         with VirtioBlk(first) as d:
             d.vc.add_mem(BASE, 2 * MIB, fd)
             request = Request(d.memory, head(IN, 0), 1)
-            seg = type(request.segs[0])
-            chain = [request.segs[0], seg(BASE + MIB, 4096, True), request.segs[1]]
+            chain = [request.segs[0], Seg(BASE + MIB, 4096, True), request.segs[1]]
             d.rings[0].wait(d.rings[0].submit(chain))
             assert request.status == OK
             os.ftruncate(fd, 4096)
