@@ -31,18 +31,21 @@ struct call {
 
 static void usage(FILE *out)
 {
-    fprintf(out, "snap_host - lists the functions of snap_emu and tells how to give one to a VM\n"
-                 "\n"
-                 "  snap_host [--run-dir DIR] list [--all]\n"
-                 "      functions with state, PCI address, holder and socket; --all: those that "
-                 "have never had a\n"
-                 "      controller as well as VFs (default: PFs and whatever is in use)\n"
-                 "  snap_host [--run-dir DIR] qemu-option VUID|BDF\n"
-                 "      the -device option for QEMU >= 10.1 and the memory option it needs\n"
-                 "\n"
-                 "      --run-dir DIR    of snap_emu (default /run/opensnap, or "
-                 "$XDG_RUNTIME_DIR/opensnap when not root)\n"
-                 "      --version, --help\n");
+    fprintf(out,
+            "snap_host - lists the functions of snap_emu and tells how to give one to a VM\n"
+            "\n"
+            "  snap_host [--run-dir DIR] list [--all]\n"
+            "      functions with state, PCI address, holder and socket; --all: those that "
+            "have never had a\n"
+            "      controller as well as VFs (default: PFs and whatever is in use)\n"
+            "  snap_host [--run-dir DIR] qemu-option VUID|BDF\n"
+            "      the options for QEMU: NVMe functions need 10.1 or newer, virtio-blk ones 7.2; "
+            "and the memory\n"
+            "      option both need\n"
+            "\n"
+            "      --run-dir DIR    of snap_emu (default /run/opensnap, or "
+            "$XDG_RUNTIME_DIR/opensnap when not root)\n"
+            "      --version, --help\n");
 }
 
 /* ---- the link ---- */
@@ -123,7 +126,8 @@ static int read_table(const char *run_dir, struct table *t, struct err *err)
 static void socket_path(const struct call *c, const struct link_function_info *f, char *out,
                         size_t size)
 {
-    snprintf(out, size, "%s/functions/%s/cntrl", c->run_dir, f->vuid);
+    snprintf(out, size, "%s/functions/%s/%s", c->run_dir, f->vuid,
+             f->kind == FUNCTION_NVME ? "cntrl" : "vhost.sock");
 }
 
 static int list(struct call *c, struct err *err)
@@ -140,7 +144,7 @@ static int list(struct call *c, struct err *err)
                "BDF", "STATE", "HOST", "CONTROLLER", "PID", "SOCKET");
     for (unsigned i = 0; rc == 0 && i < t.count; i++) {
         const struct link_function_info *f = &t.all[i];
-        char vf[16] = "-", pid[16] = "-", path[700] = "-";
+        char vf[16] = "-", pid[16] = "-", path[700];
 
         if (!all && f->vf_index >= 0 && !strcmp(f->state, "new"))
             continue;
@@ -148,14 +152,32 @@ static int list(struct call *c, struct err *err)
             snprintf(vf, sizeof(vf), "%d", f->vf_index);
         if (f->holder_pid)
             snprintf(pid, sizeof(pid), "%u", f->holder_pid);
-        if (f->kind == FUNCTION_NVME)
-            socket_path(c, f, path, sizeof(path));
+        socket_path(c, f, path, sizeof(path));
         printf("%-26s %-4s %-3d %-3s %-8s %-10s %-5s %-16s %-7s %s\n", f->vuid,
                f->kind == FUNCTION_NVME ? "NVME" : "VBLK", f->pf_index, vf, f->pci_bdf, f->state,
                f->host_connected ? "yes" : "no", f->ctrl_id[0] ? f->ctrl_id : "-", pid, path);
     }
     free(t.all);
     return rc;
+}
+
+static void print_vfio_user(const char *path)
+{
+    printf("-device "
+           "'{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"%s\"}}'\n",
+           path);
+}
+
+static void print_vhost_user(const struct link_function_info *f, const char *path)
+{
+    printf("-chardev socket,id=chr-%s,path=%s,reconnect-ms=1000 "
+           "-device vhost-user-blk-pci,chardev=chr-%s\n",
+           f->vuid, path, f->vuid);
+    fprintf(stderr,
+            "A QEMU that does not know reconnect-ms (7.2, for example) takes whole seconds: "
+            "reconnect=1.\n"
+            "It makes a queue for each CPU: with more CPUs than the controller has queues, "
+            "add num-queues=N.\n");
 }
 
 static int qemu_option(struct call *c, struct err *err)
@@ -175,20 +197,21 @@ static int qemu_option(struct call *c, struct err *err)
     if (rc == 0 && !f)
         rc = err_set(err, -ENODEV, "there is no function '%s'; see 'snap_host list --all'",
                      c->argv[0]);
-    if (rc == 0 && f->kind != FUNCTION_NVME)
-        rc =
-            err_set(err, -EOPNOTSUPP, "function '%s' is virtio-blk: it has no socket yet", f->vuid);
     if (rc == 0) {
         socket_path(c, f, path, sizeof(path));
-        printf("-device "
-               "'{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"%s\"}}'\n",
-               path);
+        if (f->kind == FUNCTION_NVME)
+            print_vfio_user(path);
+        else
+            print_vhost_user(f, path);
         fprintf(stderr, "The VM's memory must be shared, for example with 1 GiB:\n"
                         "  -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -machine "
                         "q35,memory-backend=mem\n");
         if (!strcmp(f->state, "new"))
-            fprintf(stderr, "The function has no controller yet: QEMU will be refused until "
-                            "nvme_controller_create.\n");
+            fprintf(stderr,
+                    "The function has no controller yet: QEMU will be refused until "
+                    "%s.\n",
+                    f->kind == FUNCTION_NVME ? "nvme_controller_create"
+                                             : "virtio_blk_controller_create");
     }
     free(t.all);
     return rc;

@@ -49,7 +49,7 @@ struct disk_io {
     void *tag; /* not NULL */
 };
 
-enum disk_flaw { DISK_BAD_SQHD = 1, DISK_BAD_USED_LEN = 2 };
+enum disk_flaw { DISK_BAD_SQHD = 1, DISK_BAD_USED_LEN = 2, DISK_BAD_USED_INDEX = 4 };
 
 struct disk_completion {
     void *tag;      /* given at submission; NULL: it was not outstanding */
@@ -58,7 +58,7 @@ struct disk_completion {
     unsigned queue;
     uint32_t id;     /* CID, or the used id as the device wrote it */
     uint32_t status; /* NVMe: status field; virtio: status byte */
-    uint32_t value;  /* NVMe: SQ head | SQ id << 16; virtio: used length */
+    uint32_t value;  /* NVMe: SQ head | SQ id << 16; virtio: used length, or the bad index */
 };
 typedef void (*disk_completed_fn)(void *arg, const struct disk_completion *c);
 

@@ -82,8 +82,12 @@ static unsigned disk_poll(struct disk *d, unsigned queue, disk_completed_fn fn, 
 
 static void disk_explain(const struct disk_completion *c, char *text, size_t size)
 {
-    snprintf(text, size, "used id %u on queue %u, used length %u, status %u", c->id, c->queue,
-             c->value, c->status);
+    if (c->flaws & DISK_BAD_USED_INDEX)
+        snprintf(text, size, "used index %u on queue %u is beyond what the ring holds", c->value,
+                 c->queue);
+    else
+        snprintf(text, size, "used id %u on queue %u, used length %u, status %u", c->id, c->queue,
+                 c->value, c->status);
 }
 
 /* ---- sleeping ---- */
@@ -186,20 +190,26 @@ static int disk_check(struct disk *d, struct err *err)
     return rc ? err_set(err, rc, "%s", gone.msg) : 0;
 }
 
+/* While the connection is lost, the next start is a fresh one. */
 static int disk_reset(struct disk *d, struct err *err)
 {
     struct virtio_blk_host *h = of(d);
-    int rc;
+    int rc = h->vc ? blk_stop(h, err) : 0;
 
-    if (!h->vc)
-        return err_set(err, -ENOTCONN, "%s: no connection: cannot reset", h->o.path);
-    rc = blk_stop(h, err);
-    if (rc)
+    if (rc && !(h->o.reconnect && passing(rc)))
         return rc;
+    if (rc)
+        disconnect(h);
     fd_close(&h->area_fd); /* a new one, as after a reset by QEMU */
     for (unsigned i = 0; i < h->nqueues; i++)
         blk_queue_clear(&h->queue[i]);
-    return blk_start(h, err);
+    if (!h->vc)
+        return 0;
+    rc = blk_start(h, err);
+    if (!rc || !(h->o.reconnect && passing(rc)))
+        return rc;
+    disconnect(h);
+    return 0;
 }
 
 /* ---- open and close ---- */

@@ -122,6 +122,7 @@ static void complete(struct blk_queue *q, const struct virtio_used *used, disk_c
     unsigned end;
 
     if (unlikely(!s || !s->tag)) {
+        c.flaws = used->bad_index ? DISK_BAD_USED_INDEX : 0;
         fn(arg, &c);
         return;
     }

@@ -105,6 +105,7 @@ bool virtio_packed_next(struct virtio_ring *r, struct virtio_used *ret)
 
     if (!is_used(r, r->used, r->used_wrap))
         return false;
+    ret->bad_index = false;
     ret->raw = le16_get(d->id);
     ret->len = le32_get(d->len);
     ret->id = ret->raw < r->nids ? (int)ret->raw : -1;

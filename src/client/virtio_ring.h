@@ -35,10 +35,12 @@ struct virtio_seg {
     bool write; /* by the device */
 };
 
-/* A used element. id: of the request, or -1 when raw names none. */
+/* A used element. id: of the request, or -1 when raw names none. bad_index: there is none; len is a
+ * used index that says more than the ring holds. What lay between is lost. */
 struct virtio_used {
     uint32_t raw, len;
     int id;
+    bool bad_index;
 };
 
 struct virtio_ring {
@@ -47,7 +49,6 @@ struct virtio_ring {
     uint16_t *chain; /* packed: descriptors that the last request with this id took */
     bool armed;      /* interrupts are asked for */
     bool dirty;      /* something was added since the last publish */
-    uint64_t broken; /* times the used index was beyond what can be */
     /* split: free-running; packed: positions below size */
     uint16_t avail, published, used;
     uint16_t used_limit;           /* split: the used index as last read */

@@ -77,13 +77,13 @@ bool virtio_split_next(struct virtio_ring *r, struct virtio_used *ret)
         if (r->used == r->used_limit)
             return false;
         if ((uint16_t)(r->used_limit - r->used) > r->o.size) { /* more than the ring holds */
-            r->broken++;
-            *ret = (struct virtio_used){.raw = r->used_limit, .id = -1};
+            *ret = (struct virtio_used){.len = r->used_limit, .id = -1, .bad_index = true};
             r->used = r->used_limit;
             return true;
         }
     }
     e = &used->ring[r->used++ & (r->o.size - 1)];
+    ret->bad_index = false;
     ret->raw = le32_get(e->id);
     ret->len = le32_get(e->len);
     ret->id = ret->raw / stride < r->nids && ret->raw % stride == 0 ? (int)(ret->raw / stride) : -1;

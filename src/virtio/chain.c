@@ -29,12 +29,16 @@ static struct virtq_desc copy_desc(const void *from)
     return d;
 }
 
-/* No legal chain, and no way to go on. */
+/* There is no way to go on, so that nobody knows which byte would have been the last. */
+static int stop(struct walk *w, int rc)
+{
+    w->writing = false;
+    return w->rc == -EINVAL ? -EINVAL : rc;
+}
+
 static int illegal(struct walk *w)
 {
-    w->last_gpa = 0;
-    w->writing = false;
-    return -EINVAL;
+    return stop(w, -EINVAL);
 }
 
 static void add_readable(struct walk *w, uint64_t gpa, uint32_t len)
@@ -97,7 +101,7 @@ static int walk_indirect(struct walk *w, const struct virtq_desc *ref)
             at = guest_ptr(w->vq->map, gpa, sizeof(d), GUEST_READ);
         }
         if (unlikely(!at))
-            return w->rc == -EINVAL ? -EINVAL : -EFAULT;
+            return stop(w, -EFAULT);
         if (unlikely(++w->count > VIRTQ_CHAIN_MAX || read > n))
             return illegal(w);
         d = copy_desc(at);

@@ -452,6 +452,33 @@ static void too_small_an_area_is_not_used(void **state)
     end(&x);
 }
 
+/* A drop takes the chain out of the area too, whichever it is. */
+static void dropped_chains_are_not_read_back(uint64_t features)
+{
+    for (unsigned k = 0; k < 3; k++) {
+        uint16_t slots[SIZE];
+        struct fixture x;
+        uint64_t serial;
+
+        make(&x, features, true);
+        for (unsigned i = 0; i < 3; i++)
+            serial_add(&x.d, i);
+        assert_int_equal(virtq_fetch(x.vq, slots, SIZE), 3);
+        virtq_drop(x.vq, slots[k]);
+        virtq_close(x.vq);
+        machine_wipe(&x.m);
+        x.d.cfg.start++;
+        assert_int_equal(open_queue(&x), 0);
+        assert_int_equal(virtq_get_found(x.vq).from_area, 2);
+        assert_int_equal(virtq_live(x.vq, slots, SIZE), 2);
+        assert_int_equal(serial_execute(x.vq, slots[0], &serial), 0);
+        assert_int_equal(serial, k == 0 ? 2 : 1);
+        assert_int_equal(serial_execute(x.vq, slots[1], &serial), 0);
+        assert_int_equal(serial, k == 2 ? 2 : 3);
+        end(&x);
+    }
+}
+
 #define BOTH(name)                                                                                 \
     static void split_##name(void **state)                                                         \
     {                                                                                              \
@@ -465,6 +492,7 @@ static void too_small_an_area_is_not_used(void **state)
 BOTH(rings_that_change)
 BOTH(rubbish_in_state_memory)
 BOTH(rubbish_in_the_area)
+BOTH(dropped_chains_are_not_read_back)
 
 #define TESTS(name) cmocka_unit_test(split_##name), cmocka_unit_test(packed_##name)
 
@@ -476,6 +504,7 @@ int main(void)
         TESTS(rings_that_change),
         TESTS(rubbish_in_state_memory),
         TESTS(rubbish_in_the_area),
+        TESTS(dropped_chains_are_not_read_back),
         cmocka_unit_test(split_areas_that_lie),
         cmocka_unit_test(packed_areas_that_lie),
         cmocka_unit_test(too_small_an_area_is_not_used),

@@ -26,4 +26,8 @@ static inline uint64_t virtq_inflight_stride(uint32_t queue_size)
     return (bytes + 63) & ~63ULL;
 }
 
+/* Makes it a part that was never used: its ring was reset or drained, and the next start is told
+ * where to begin. Nothing happens when there is no area. */
+void virtq_inflight_clear(const struct virtq_inflight *area);
+
 #endif

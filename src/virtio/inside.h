@@ -140,7 +140,12 @@ void virtq_slots_stack(struct virtq *vq); /* the stack of free slots, from their
 unsigned virtq_slot_fill(struct virtq *vq, uint64_t index, uint16_t head, uint16_t ndesc,
                          uint16_t saved, uint16_t saved_last);
 void virtq_slot_release(struct virtq *vq, unsigned slot); /* frees record and slot */
-/* Sets the cursors' positions in the ring. */
+/* Where in the ring a cursor is. */
+struct virtq_position {
+    uint32_t pos;
+    bool wrap; /* packed */
+};
+struct virtq_position virtq_position(const struct virtq *vq, uint64_t cursor);
 void virtq_cursors_set(struct virtq *vq, uint64_t avail, uint64_t used);
 /* Links what is not in taken (bit per entry of saved[]; NULL: nothing is) as free. */
 void virtq_saved_list(struct virtq *vq, const uint64_t *taken);

@@ -110,10 +110,11 @@ static void put_free_heads(struct virtq *vq, uint16_t head)
 static void put_used(struct virtq *vq, uint64_t used, uint64_t old)
 {
     struct vhost_inflight_packed *area = vq->area;
-    union used_cursors v = {.now = (uint16_t)(used % vq->size),
-                            .old = (uint16_t)(old % vq->size),
-                            .wrap = !(used / vq->size & 1),
-                            .old_wrap = !(old / vq->size & 1)};
+    struct virtq_position now = virtq_position(vq, used), before = virtq_position(vq, old);
+    union used_cursors v = {.now = (uint16_t)now.pos,
+                            .old = (uint16_t)before.pos,
+                            .wrap = now.wrap,
+                            .old_wrap = before.wrap};
 
     atomic_store_explicit((_Atomic uint64_t *)(void *)&area->used_idx, v.word,
                           memory_order_release);
@@ -262,4 +263,15 @@ void virtq_mirror_sync(struct virtq *vq)
     if (vq->reposts)
         virtq_mirror_posting(vq, vq->reposts, used);
     put16(&area->version, AREA_VERSION);
+}
+
+void virtq_inflight_clear(const struct virtq_inflight *area)
+{
+    struct vhost_inflight_split *head = area->at; /* a packed one begins the same way */
+
+    static_assert(offsetof(struct vhost_inflight_split, version) ==
+                      offsetof(struct vhost_inflight_packed, version),
+                  "both formats tell by their version whether they are in use");
+    if (head)
+        atomic_store_explicit((_Atomic uint16_t *)(void *)&head->version, 0, memory_order_release);
 }

@@ -6,8 +6,6 @@
 
 #include "base/crash_point.h"
 
-#include <string.h>
-
 enum { AVAIL_USED = VIRTQ_PACKED_F_AVAIL | VIRTQ_PACKED_F_USED };
 
 /* The half of a descriptor with the flags: read and written in one piece. */

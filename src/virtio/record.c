@@ -51,14 +51,21 @@ void virtq_saved_list(struct virtq *vq, const uint64_t *taken)
     vq->saved_free = (uint16_t)next;
 }
 
+struct virtq_position virtq_position(const struct virtq *vq, uint64_t cursor)
+{
+    return (struct virtq_position){(uint32_t)(cursor % vq->size), !(cursor / vq->size & 1)};
+}
+
 void virtq_cursors_set(struct virtq *vq, uint64_t avail, uint64_t used)
 {
+    struct virtq_position a = virtq_position(vq, avail), u = virtq_position(vq, used);
+
     vq->avail = avail;
     vq->used = used;
-    vq->avail_pos = (uint32_t)(avail % vq->size);
-    vq->used_pos = (uint32_t)(used % vq->size);
-    vq->avail_wrap = !(avail / vq->size & 1);
-    vq->used_wrap = !(used / vq->size & 1);
+    vq->avail_pos = a.pos;
+    vq->used_pos = u.pos;
+    vq->avail_wrap = a.wrap;
+    vq->used_wrap = u.wrap;
 }
 
 unsigned virtq_slot_fill(struct virtq *vq, uint64_t index, uint16_t head, uint16_t ndesc,

@@ -4,8 +4,6 @@
  * no sense ends the adoption, never the service. */
 #include "virtio/inside.h"
 
-#include "base/log.h"
-
 #include <errno.h>
 #include <stdlib.h>
 

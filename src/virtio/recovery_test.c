@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-enum { SIZE = 32, HELD = 24, STUCK_MS = 2000 };
+enum { SIZE = 32, HELD = 24, STUCK_MS = 4000 };
 
 enum lost { NOTHING, STATE, SOMETIMES_STATE };
 
@@ -29,6 +29,7 @@ struct world {
     enum lost lost;
     bool area;
     unsigned deaths;
+    const char *second; /* where the second service dies; the state memory is lost only then */
     uint64_t finished, progress_ms;
     bool seen[1 << 16]; /* serial numbers that were completed */
 };
@@ -46,14 +47,19 @@ static uint64_t now_ms(void)
 struct service {
     struct virtq *vq;
     uint16_t held[SIZE];
-    uint64_t serial[SIZE];
+    uint64_t serial[SIZE], last;
     unsigned nheld;
 };
 
 static void start(struct service *s, uint16_t slot)
 {
-    if (serial_execute(s->vq, slot, &s->serial[s->nheld]) < 0)
+    uint64_t serial;
+
+    if (serial_execute(s->vq, slot, &serial) < 0)
         _exit(4);
+    if (serial <= s->last) /* the driver offers them in the order of their numbers */
+        _exit(6);
+    s->last = s->serial[s->nheld] = serial;
     s->held[s->nheld++] = slot;
 }
 
@@ -129,7 +135,13 @@ static void spawn(struct world *w, const char *crash_point)
 
 static void died(struct world *w)
 {
+    const char *crash_point = w->deaths == 0 ? w->second : NULL;
+
     w->deaths++;
+    if (crash_point) {
+        spawn(w, crash_point);
+        return;
+    }
     if (w->lost == STATE || (w->lost == SOMETIMES_STATE && rand() % 2)) {
         machine_wipe(&w->m);
         w->d.cfg.start++;
@@ -236,7 +248,7 @@ static struct world *world(void)
     return &w;
 }
 
-static struct virtq_found dies_at(const char *point, enum lost lost, bool area)
+static struct virtq_found die_at(const char *point, const char *second, enum lost lost, bool area)
 {
     struct virtq_found sum = {0};
     struct world *w = world();
@@ -246,8 +258,9 @@ static struct virtq_found dies_at(const char *point, enum lost lost, bool area)
 
         snprintf(spec, sizeof(spec), "%s:%u", point, 2 + round / 2 * 3);
         world_make(w, round % 2 ? VIRTIO_F_RING_PACKED : 0, lost, area, spec);
+        w->second = second;
         drive(w, 600, 0);
-        assert_int_equal(w->deaths, 1);
+        assert_int_equal(w->deaths, second ? 2 : 1);
         sum.records += w->page->sum.records;
         sum.live += w->page->sum.live;
         sum.intent_stored += w->page->sum.intent_stored;
@@ -257,6 +270,11 @@ static struct virtq_found dies_at(const char *point, enum lost lost, bool area)
         world_end(w);
     }
     return sum;
+}
+
+static struct virtq_found dies_at(const char *point, enum lost lost, bool area)
+{
+    return die_at(point, NULL, lost, area);
 }
 
 static void dying_before_a_batch_is_published(void **state)
@@ -302,6 +320,17 @@ static void dying_with_the_state_memory(void **state)
 
     for (unsigned i = 0; i < ARRAY_SIZE(points); i++)
         assert_true(dies_at(points[i], STATE, true).from_area > 0);
+}
+
+/* The second service has written the area anew, and completions that are to be posted again may
+ * have been published. */
+static void dying_again_before_posting(void **state)
+{
+    static const char *const points[] = {"vq.complete.intent", "vq.complete.posted",
+                                         "vq.complete.published", "vq.complete.tail"};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(points); i++)
+        assert_true(die_at(points[i], "vq.opened:1", STATE, true).from_area > 0);
 }
 
 static void dies_at_random(uint64_t features, enum lost lost, bool area)
@@ -352,6 +381,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(dying_before_the_slots_are_freed),
         cmocka_unit_test(dying_after_the_slots_are_freed),
         cmocka_unit_test(dying_with_the_state_memory),
+        cmocka_unit_test(dying_again_before_posting),
         cmocka_unit_test(split_dies_at_random),
         cmocka_unit_test(packed_dies_at_random),
         cmocka_unit_test(split_dies_with_its_state),

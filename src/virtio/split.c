@@ -6,8 +6,6 @@
 
 #include "base/crash_point.h"
 
-#include <string.h>
-
 bool virtq_split_bind(struct virtq *vq)
 {
     vq->ring.split.desc = guest_ptr(vq->map, vq->desc_gpa, virtq_desc_bytes(vq->size), GUEST_READ);

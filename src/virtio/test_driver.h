@@ -266,6 +266,16 @@ static inline void packed_put(struct driver *d, uint16_t id, const struct seg *s
     set16(&first->flags, first_flags);
 }
 
+/* An entry of an indirect table. A packed ring's has another layout: a buffer ID that nobody reads,
+ * then the flags. */
+static inline struct virtq_desc indirect_desc(bool packed, uint64_t gpa, uint32_t len,
+                                              uint16_t flags, uint16_t next)
+{
+    if (packed)
+        return (struct virtq_desc){le64_of(gpa), le32_of(len), le16_of(0xffff), le16_of(flags)};
+    return (struct virtq_desc){le64_of(gpa), le32_of(len), le16_of(flags), le16_of(next)};
+}
+
 /* Offers a chain; its ID, or -1 when there is no room. indirect: in a table of its own. */
 static inline int driver_add(struct driver *d, const struct seg *segs, unsigned n, bool indirect)
 {
@@ -295,9 +305,9 @@ static inline int driver_add(struct driver *d, const struct seg *segs, unsigned 
         struct virtq_desc *table = at(d->m, GPA_TABLES + (uint64_t)id * TABLE_BYTES);
 
         for (unsigned i = 0; i < n; i++)
-            table[i] = (struct virtq_desc){le64_of(segs[i].gpa), le32_of(segs[i].len),
-                                           le16_of(desc_flags(&segs[i], !d->packed && i + 1 < n)),
-                                           le16_of((uint16_t)(i + 1))};
+            table[i] =
+                indirect_desc(d->packed, segs[i].gpa, segs[i].len,
+                              desc_flags(&segs[i], !d->packed && i + 1 < n), (uint16_t)(i + 1));
         ref = (struct seg){GPA_TABLES + (uint64_t)id * TABLE_BYTES, n * 16, false};
         segs = &ref;
     }

@@ -7,6 +7,7 @@
 #include "base/crash_point.h"
 #include "base/log.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -162,6 +163,7 @@ int virtq_open(const struct virtq_opts *opts, struct virtq **ret, struct err *er
     }
     if (vq->area)
         virtq_mirror_sync(vq);
+    crash_point("vq.opened");
     *ret = vq;
     return 0;
 }
@@ -249,6 +251,7 @@ bool virtq_has_work(struct virtq *vq)
 
 void virtq_done(struct virtq *vq, unsigned slot, uint32_t len)
 {
+    assert(slot < vq->size && vq->slots[slot].state == VIRTQ_SLOT_ACTIVE);
     vq->slots[slot].state = VIRTQ_SLOT_DONE;
     vq->done[vq->ndone++] = (struct virtq_finished){(uint16_t)slot, len};
 }
@@ -279,6 +282,7 @@ static void forget_done(struct virtq *vq, unsigned slot)
 
 void virtq_drop(struct virtq *vq, unsigned slot)
 {
+    assert(slot < vq->size && vq->slots[slot].state != VIRTQ_SLOT_FREE);
     if (vq->slots[slot].state == VIRTQ_SLOT_DONE)
         forget_done(vq, slot);
     if (vq->area)
@@ -311,6 +315,7 @@ static void post(struct virtq *vq, uint32_t n, bool again)
 {
     uint64_t used = intents(vq, n, !again);
 
+    atomic_thread_fence(memory_order_release); /* all intents before any of the ring */
     crash_point("vq.complete.intent");
     if (vq->area && !again)
         virtq_mirror_posting(vq, n, used);

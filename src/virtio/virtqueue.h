@@ -25,7 +25,8 @@ struct virtq;
 struct virtq_config {
     uint32_t size;
     uint32_t base;  /* where to begin (vhost-user, SET_VRING_BASE); split: avail index; packed: low
-                       half avail, high half used, each with its wrap counter in bit 15 */
+                       half avail, high half used, each with its wrap counter in bit 15: a new ring
+                       begins at 0x80008000. Ignored when the in-flight area knows better */
     uint32_t start; /* incarnation, not 0 */
     uint64_t features;
     uint64_t desc_gpa, driver_gpa, device_gpa;
@@ -39,7 +40,8 @@ struct virtq_opts {
     uint32_t max_size;
     struct virtq_config cfg;
     struct virtq_inflight inflight; /* this queue's part of a vhost-user in-flight area, or zeroes.
-                                       Foreign, stays mapped while the queue is open */
+                                       Foreign, stays mapped while the queue is open. Whoever resets
+                                       the ring zeroes it */
     const char *name;               /* for logs and errors: "VblkCtrl1 queue 0"; copied */
 };
 
@@ -66,7 +68,7 @@ unsigned virtq_live(const struct virtq *vq, uint16_t *slots, unsigned max);
 void virtq_bind(struct virtq *vq);
 
 /* Takes up to max new chains into records and publishes them; returns how many. 0 also when the
- * ring is parked or broken. */
+ * ring is parked or broken, or completions of the last service wait to be posted again. */
 unsigned virtq_fetch(struct virtq *vq, uint16_t *slots, unsigned max);
 /* NULL, or what the driver did wrong: it needs a reset, nothing is fetched any more. */
 const char *virtq_broken(const struct virtq *vq);
@@ -83,8 +85,8 @@ struct virtq_iov {
 };
 /* Walks the chain of a slot: bounded, each descriptor read once; zero-length ones are skipped. 0;
  * -EFAULT: some of it is not in guest memory (now); -E2BIG: more segments than max (last is valid
- * all the same); -EINVAL: no legal chain (loop, bad index, readable behind writable, bad indirect):
- * last is valid only when it is not NULL. */
+ * all the same); -EINVAL: no legal chain (loop, bad index, readable behind writable, bad indirect).
+ * On every error last is set when the walk reached it and it is in guest memory, else NULL. */
 int virtq_map(struct virtq *vq, unsigned slot, struct virtq_iov *io);
 
 /* Bookkeeping of executions, for "killed two services". */

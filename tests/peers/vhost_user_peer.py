@@ -22,7 +22,7 @@ GET_PROTOCOL, SET_PROTOCOL, GET_QUEUE_NUM, ENABLE, BACKEND_FD = 15, 16, 17, 18, 
 GET_CONFIG, GET_INFLIGHT, SET_INFLIGHT, MAX_SLOTS, ADD_MEM, SET_STATUS = 24, 31, 32, 36, 37, 39
 
 
-# Fields that the other side polls are read and written with "@H": one access; "<H" goes byte by byte.
+# Fields that the other side polls go through memoryviews cast to "H": one access. struct.pack_into() clears first.
 
 
 class Memory:
@@ -72,6 +72,7 @@ class Ring:
         packed = self.peer.features & PACKED
         self.driver = self.peer.memory.at(self.addr[2], 4 if packed else 6 + 2 * self.size, True)
         self.device = self.peer.memory.at(self.addr[1], 4 if packed else 6 + 8 * self.size, True)
+        self.desc16, self.driver16, self.device16 = (v.cast("H") for v in (self.desc, self.driver, self.device))
         self.held = []
         if packed:
             self.start_packed()
@@ -107,7 +108,7 @@ class Ring:
             at = following
 
     def fetch_split(self):
-        avail, = struct.unpack_from("@H", self.driver, 2)
+        avail = self.driver16[1]
         while self.avail != avail:
             head, = struct.unpack_from("<H", self.driver, 4 + 2 * (self.avail % self.size))
             if self.peer.area:
@@ -120,7 +121,7 @@ class Ring:
     def post_split(self, head, length):
         struct.pack_into("<II", self.device, 4 + 8 * (self.used % self.size), head, length)
         self.used = (self.used + 1) & 0xffff
-        struct.pack_into("@H", self.device, 2, self.used)
+        self.device16[1] = self.used
         if self.peer.area and head < self.size:
             self.peer.area[self.entry(head)] = 0
 
@@ -170,7 +171,7 @@ class Ring:
 
     def fetch_packed(self):
         while True:
-            flags, = struct.unpack_from("@H", self.desc, 16 * self.avail[0] + 14)
+            flags = self.desc16[8 * self.avail[0] + 7]
             if bool(flags & AVAIL) != bool(self.avail[1]) or bool(flags & USED) == bool(self.avail[1]):
                 return
             self.held.append(self.chain_packed())
@@ -182,7 +183,7 @@ class Ring:
         struct.pack_into("<IH", self.desc, at + 8, length, ident)
         self.step(self.used, count)
         self.note()
-        struct.pack_into("@H", self.desc, at + 14, flags)
+        self.desc16[at // 2 + 7] = flags
 
     # ---- both ----
     def serve(self):

@@ -27,7 +27,8 @@ def snap(tmp_path_factory):
 def test_help_names_every_option():
     result = perf("--help")
     assert result.returncode == 0
-    for option in ("--socket", "--vuid", "--rw", "--bs", "--depth", "--queues", "--doorbells", "--verify", "--json"):
+    for option in ("--socket", "--vuid", "--rw", "--bs", "--depth", "--queues", "--doorbells", "--verify", "--json",
+                   "--kind", "--ring", "--no-indirect", "--no-event-idx", "--reconnect", "--reset-every"):
         assert option in result.stdout
 
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from host import Load
+from host import Load, RecoverySnap
 from test_snap_perf import perf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "peers"))
@@ -91,6 +91,22 @@ def test_reconnects_with_requests_in_flight(peer, tmp_path, settings):
     assert verdict["reconnects"] == 5 and p.resumed > 0
 
 
+@pytest.mark.parametrize("ring", ["split", "packed"])
+def test_resets_and_crashes_together(peer, tmp_path, ring):
+    p = peer()
+    load = Load(f"{p.path},ring={ring},reconnect,reset-every=0.05", tmp_path, depth=8, blocks=1024)
+    try:
+        for _ in range(8):
+            assert load.wait_progress(50, 20), f"{load.errors()} {p.error}"
+            p.crash()
+        assert load.wait_progress(200, 20), load.errors()
+        verdict = load.stop()
+    finally:
+        load.kill()
+    assert verdict["exit"] == 0 and verdict["ok"], verdict
+    assert verdict["reconnects"] > 2 and verdict["resets"] > 2
+
+
 def test_without_reconnect_a_crash_ends_the_run(peer, tmp_path):
     p = peer()
     load = Load(p.path, tmp_path)
@@ -126,3 +142,48 @@ def test_change_of_capacity_is_followed(peer, tmp_path):
     finally:
         load.kill()
     assert verdict["ok"] and verdict["config_changes"] == 1 and verdict["blocks"] == 16384
+
+
+def test_nvme_and_virtio_blk_in_one_process(peer, tmp_path):
+    with RecoverySnap(tmp_path) as snap:
+        for pf in range(3):
+            snap.malloc_disk(pf)
+        disks = [f"{snap.socket_of(pf)},doorbells={mode}" for pf, mode in enumerate(("trapped", "shadow", "mapped"))]
+        disks += [f"{peer().path},{settings},depth=8" for settings in FORMATS]
+        result = perf(*(word for d in disks for word in ("--socket", d)), "--rw", "randrw", "--range", 1024, "--verify",
+                      "--runtime", 2, "--json")
+    assert result.returncode == 0, result.stderr
+    r = json.loads(result.stdout)
+    assert [d["kind"] for d in r["disks"]] == ["nvme"] * 3 + ["virtio-blk"] * 4
+    assert [d.get("doorbells") or d["ring"] for d in r["disks"]] == ["trapped", "shadow", "mapped", "split", "split", "packed",
+                                                                      "packed"]
+    assert all(d["ok"] and d["ios"] > 100 for d in r["disks"]) and r["ios"] == sum(d["ios"] for d in r["disks"])
+
+
+def test_one_disk_with_errors_is_told_from_the_others(peer):
+    good, bad = peer(), peer(fault="used_len")
+    result = perf("--socket", good.path, "--socket", bad.path, "--range", 64, "--ios", 2000, "--json")
+    assert result.returncode == 1
+    r = json.loads(result.stdout)
+    assert not r["ok"] and [d["ok"] for d in r["disks"]] == [True, False]
+    assert r["errors"] == 1 == r["errors_by_kind"]["used_len"] and f"ERROR used_len: {bad.path}" in result.stderr
+
+
+def test_nvme_resets_under_load_lose_nothing(tmp_path):
+    with RecoverySnap(tmp_path) as snap:
+        snap.malloc_disk(0)
+        result = perf("--socket", snap.socket_of(0), "--rw", "randrw", "--range", 1024, "--verify", "--runtime", 2,
+                      "--reset-every", 0.2, "--queues", 2, "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["resets"] >= 3
+
+
+def test_vuid_finds_the_socket_that_is_there(peer, tmp_path):
+    p = peer()
+    run_dir = Path(p.path).parent
+    (run_dir / "functions" / "blk0").mkdir(parents=True)
+    (run_dir / "functions" / "blk0" / "vhost.sock").symlink_to(p.path)
+    result = perf("--run-dir", run_dir, "--vuid", "blk0,ring=packed", "--ios", 10)
+    assert result.returncode == 0 and "packed ring" in result.stdout, result
+    result = perf("--run-dir", run_dir, "--vuid", "blk0", "--kind", "nvme", "--ios", 10)
+    assert result.returncode == 2 and "blk0/cntrl" in result.stderr

@@ -211,8 +211,7 @@ static void dev_memory_detach(void *p, const struct guest_region *region, void (
 static void dev_reset(void *p, enum function_reset why, uint32_t epoch, void (*done)(void *arg),
                       void *arg)
 {
-    (void)why;
-    vblk_dev_reset(p, epoch, done, arg);
+    vblk_dev_reset(p, why, epoch, done, arg);
 }
 
 static void dev_queue_changed(void *p, const struct function_queue *q,

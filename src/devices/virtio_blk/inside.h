@@ -121,6 +121,7 @@ struct vblk_dev {
 
     /* motions */
     uint32_t reset_epoch;
+    bool reset_forgets; /* no client will come back for what is in flight */
     void (*reset_done)(void *arg);
     void *reset_arg;
     struct list detaching;
@@ -164,7 +165,8 @@ int vblk_dev_resume(struct vblk_dev *dev, struct err *err);
 void vblk_dev_quit(struct vblk_dev *dev, controller_cb cb, void *arg);
 /* Takes the bdev away; requests in flight finish, or are cancelled after a while. */
 void vblk_dev_detach(struct vblk_dev *dev, controller_cb cb, void *arg);
-void vblk_dev_reset(struct vblk_dev *dev, uint32_t epoch, void (*done)(void *arg), void *arg);
+void vblk_dev_reset(struct vblk_dev *dev, enum function_reset why, uint32_t epoch,
+                    void (*done)(void *arg), void *arg);
 void vblk_dev_memory_detach(struct vblk_dev *dev, const struct guest_region *region,
                             void (*detached)(void *arg), void *arg);
 void vblk_dev_settle(struct vblk_dev *dev);
@@ -183,6 +185,8 @@ void vblk_store_identity(struct vblk_dev *dev);
 void vblk_queue_changed(struct vblk_dev *dev, const struct function_queue *cfg,
                         void (*stopped)(void *arg, uint32_t base), void *arg);
 void vblk_queue_close(struct vblk_queue *q); /* keeps its state */
+/* Nothing of a closed ring is recorded any more: it was drained, or reset by the host. */
+void vblk_queue_forget(struct vblk_queue *q);
 void vblk_queue_free(struct vblk_queue *q);
 unsigned vblk_queue_fetch(struct vblk_queue *q); /* and execute */
 void vblk_queue_post(struct vblk_queue *q);

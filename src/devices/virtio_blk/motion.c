@@ -282,6 +282,8 @@ static void settle_reset(struct vblk_dev *dev)
         if (!q)
             continue;
         vblk_queue_close(q);
+        if (dev->reset_forgets)
+            vblk_queue_forget(q);
         q->cfg.start = 0;
         q->cfg.run = false;
         if (q->stopped) { /* nobody waits for this answer any more */
@@ -306,7 +308,8 @@ static void settle_reset(struct vblk_dev *dev)
     done(dev->reset_arg);
 }
 
-void vblk_dev_reset(struct vblk_dev *dev, uint32_t epoch, void (*done)(void *arg), void *arg)
+void vblk_dev_reset(struct vblk_dev *dev, enum function_reset why, uint32_t epoch,
+                    void (*done)(void *arg), void *arg)
 {
     void (*older)(void *arg) = dev->reset_done;
     void *older_arg = dev->reset_arg;
@@ -314,6 +317,9 @@ void vblk_dev_reset(struct vblk_dev *dev, uint32_t epoch, void (*done)(void *arg
     dev->hold |= VBLK_HOLD_RESET;
     dev->dropping = true;
     dev->reset_epoch = epoch;
+    /* A client that has gone may come back, with the in-flight area: what is in there is still to
+     * be done. */
+    dev->reset_forgets = why != FUNCTION_RESET_DISCONNECT;
     dev->reset_done = done;
     dev->reset_arg = arg;
     if (older)

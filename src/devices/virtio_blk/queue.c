@@ -141,6 +141,14 @@ void vblk_queue_free(struct vblk_queue *q)
     free(q);
 }
 
+void vblk_queue_forget(struct vblk_queue *q)
+{
+    struct virtq_inflight area = area_of(q->dev, q->cfg.index);
+
+    virtq_state_reset(&q->dev->st->queue[q->cfg.index]);
+    virtq_inflight_clear(&area);
+}
+
 static struct vblk_queue *queue_at(struct vblk_dev *dev, unsigned index)
 {
     struct vblk_queue *q = dev->queue[index];
@@ -228,7 +236,7 @@ void vblk_queue_settle(struct vblk_queue *q)
             return;
         base = virtq_base(q->vq);
         vblk_queue_close(q);
-        virtq_state_reset(&dev->st->queue[q->cfg.index]);
+        vblk_queue_forget(q);
     }
     q->cfg.start = 0;
     q->cfg.run = false;

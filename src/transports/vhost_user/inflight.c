@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { PAGE = 4096 };
 
@@ -104,6 +105,21 @@ int inflight_set(struct vhost_user *vh, struct message *m, struct reply *r, stru
     m->fds[0] = -1;
     vh->o.ops->inflight_set(vh->o.dev);
     return 0;
+}
+
+/* A reset by the driver: what is recorded there is not to be done any more. The service does the
+ * same at its end of the reset; when there is none, nobody else would. Not mapped here: the file is
+ * foreign. */
+void inflight_forget(struct vhost_user *vh)
+{
+    const struct vhost_user_inflight_area *a = &vh->inflight;
+    const uint16_t unused = 0;
+
+    for (uint32_t i = 0; a->fd >= 0 && i < a->queues; i++)
+        (void)!pwrite(a->fd, &unused, sizeof(unused),
+                      (off_t)(a->fd_offset + i * virtq_inflight_stride(a->queue_size) +
+                              offsetof(struct vhost_inflight_split, version)));
+    inflight_clear(vh);
 }
 
 void inflight_clear(struct vhost_user *vh)

@@ -63,6 +63,7 @@ bool mem_translate(const struct mem_table *t, uint64_t user, uint64_t len, uint6
 
 struct vring {
     uint32_t size, base;
+    bool based; /* base was set since the last reset */
     uint64_t desc_user, driver_user, device_user;
     uint64_t desc_gpa, driver_gpa, device_gpa;
     int kick_fd, call_fd, err_fd;
@@ -85,7 +86,13 @@ struct reply {
     int fd; /* goes with it and is closed then; -1: none */
 };
 
-enum session_wait { WAIT_NOTHING, WAIT_MEM, WAIT_BASE, WAIT_RESET };
+enum session_wait {
+    WAIT_NOTHING,
+    WAIT_MEM,
+    WAIT_BASE,
+    WAIT_STOP, /* rings stop, one by one, before a reset */
+    WAIT_RESET,
+};
 
 struct session {
     struct vhost_user *vh;
@@ -141,7 +148,8 @@ struct vhost_user_limits limits_now(const struct vhost_user *vh);
 void vh_session_open(struct vhost_user *vh, int fd);
 void vh_session_close(struct vhost_user *vh, const char *why);
 void vh_session_free(struct vhost_user *vh);
-/* Finishes the waiting message. rc: 0 or -errno. */
+/* What the waiting message waited for is there (0), or not (-errno): finishes it, or it waits for
+ * the next thing; the deadline is one for all. */
 void vh_session_finish(struct vhost_user *vh, int rc);
 
 /* ---- message.c ---- */
@@ -153,8 +161,8 @@ typedef int (*message_fn)(struct vhost_user *vh, struct message *m, struct reply
 
 /* Handles vh->session->msg, fills vh->session->reply. 0, MESSAGE_LATER, or -errno. */
 int vh_message_handle(struct vhost_user *vh);
-/* The message that waits has its end: goes on with it. The same return values. */
-int vh_message_resume(struct vhost_user *vh, int rc);
+/* Goes on with the message that has waited. The same return values. */
+int vh_message_resume(struct vhost_user *vh, enum session_wait waited, int rc);
 /* Turns the result of a handler into what is sent. False: nothing is. */
 bool vh_message_reply(struct vhost_user *vh, int rc);
 /* Forgets what the client has set, but for its memory. */
@@ -170,15 +178,20 @@ int vring_set_call(struct vhost_user *vh, struct message *m, struct reply *r, st
 int vring_set_err(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err);
 int vring_set_enable(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err);
 bool vring_any_started(const struct vhost_user *vh);
+/* Begins to stop a ring that is started; vhost_user_queue_stopped() ends the wait. False: there is
+ * none. */
+bool vring_stop_one(struct vhost_user *vh);
 void vring_init_all(struct vhost_user *vh);
-/* Stops and empties all rings without asking anybody. calls: their call eventfds as well. */
-void vring_clear_all(struct vhost_user *vh, bool calls);
+/* Stops and empties all rings without asking anybody. all: also their call and error eventfds and
+ * their bases, which outlive a reset. */
+void vring_clear_all(struct vhost_user *vh, bool all);
 void vring_signal_errors(struct vhost_user *vh);
 
 /* ---- inflight.c ---- */
 int inflight_get(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err);
 int inflight_set(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err);
 void inflight_clear(struct vhost_user *vh);
+void inflight_forget(struct vhost_user *vh);
 
 /* ---- channel.c ---- */
 int channel_set(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err);

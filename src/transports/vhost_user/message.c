@@ -266,6 +266,7 @@ void vh_message_forget(struct vhost_user *vh)
 
 static int reset(struct vhost_user *vh)
 {
+    inflight_forget(vh);
     vh_message_forget(vh);
     vh->resetting = vh->o.ops->reset(vh->o.dev) == VHOST_USER_LATER;
     if (!vh->resetting)
@@ -280,6 +281,16 @@ static int reset_device(struct vhost_user *vh, struct message *m, struct reply *
     (void)r;
     (void)err;
     return reset(vh);
+}
+
+/* QEMU before 8.1 says status 0 first and asks where its rings have stopped afterwards, also when a
+ * VM is only paused: they are drained one by one, and the reset leaves their bases alone. */
+static int stop_and_reset(struct vhost_user *vh)
+{
+    if (!vring_stop_one(vh))
+        return reset(vh);
+    vh->session->wait = WAIT_STOP;
+    return MESSAGE_LATER;
 }
 
 static int get_status(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
@@ -298,7 +309,7 @@ static int set_status(struct vhost_user *vh, struct message *m, struct reply *r,
         return err_set(err, -EINVAL, "device status 0x%llx has more than 8 bits",
                        (unsigned long long)v);
     if (v == 0)
-        return reset(vh);
+        return stop_and_reset(vh);
     if (vh->features_refused)
         v &= ~(uint64_t)VIRTIO_STATUS_FEATURES_OK; /* 3.1.1: so the driver learns of it */
     vh->status = (uint8_t)v;
@@ -405,13 +416,15 @@ int vh_message_handle(struct vhost_user *vh)
     return rc;
 }
 
-int vh_message_resume(struct vhost_user *vh, int rc)
+int vh_message_resume(struct vhost_user *vh, enum session_wait waited, int rc)
 {
     struct message *m = &vh->session->msg;
     struct err err = {0};
 
-    if (rc == 0 && m->h.request == VHOST_USER_SET_MEM_TABLE)
+    if (rc == 0 && waited == WAIT_MEM && m->h.request == VHOST_USER_SET_MEM_TABLE)
         rc = fill_table(vh, m, &err);
+    else if (rc == 0 && waited == WAIT_STOP)
+        rc = stop_and_reset(vh);
     complain(vh, m, &err);
     return rc;
 }

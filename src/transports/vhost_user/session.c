@@ -98,10 +98,14 @@ static int send_reply(struct session *s, int rc)
 void vh_session_finish(struct vhost_user *vh, int rc)
 {
     struct session *s = vh->session;
+    enum session_wait waited = s->wait;
 
-    timer_cancel(&s->wait_timer);
     s->wait = WAIT_NOTHING;
-    rc = send_reply(s, vh_message_resume(vh, rc));
+    rc = vh_message_resume(vh, waited, rc);
+    if (rc == MESSAGE_LATER)
+        return;
+    timer_cancel(&s->wait_timer);
+    rc = send_reply(s, rc);
     next_message(s);
     if (rc < 0) {
         vh_session_close(vh, strerror(-rc));
@@ -113,14 +117,19 @@ void vh_session_finish(struct vhost_user *vh, int rc)
 static void wait_expired(struct timer *t)
 {
     static const char *const names[] = {
-        [WAIT_MEM] = "removal of memory", [WAIT_BASE] = "stop of a ring", [WAIT_RESET] = "reset"};
+        [WAIT_MEM] = "removal of memory",
+        [WAIT_BASE] = "stop of a ring",
+        [WAIT_STOP] = "stop of a ring",
+        [WAIT_RESET] = "reset",
+    };
     struct session *s = session_of(t, wait_timer);
     struct vhost_user *vh = s->vh;
     enum session_wait wait = s->wait;
 
     log_limited(&life_limit, LOG_ERROR, "vhost-user", "%s: %s was not finished within %d ms",
                 vh->name, names[wait], WAIT_MS);
-    if (wait == WAIT_BASE) { /* no honest answer exists; what is in flight stays recorded */
+    if (wait == WAIT_BASE ||
+        wait == WAIT_STOP) { /* no honest answer exists; what is in flight stays recorded */
         vh_session_close(vh, "its ring could not be stopped");
         return;
     }

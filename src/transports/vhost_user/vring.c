@@ -10,6 +10,9 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Where a packed ring begins: both positions 0, both wrap counters 1 (Virtio 1.3, 2.8.1). */
+#define PACKED_BEGIN 0x80008000U
+
 static bool packed(const struct vhost_user *vh)
 {
     return vh->features & VIRTIO_F_RING_PACKED;
@@ -163,9 +166,11 @@ int vring_set_base(struct vhost_user *vh, struct message *m, struct reply *r, st
     int rc = ring ? check_base(vh, s.index, ring->size, s.num, err) : err->code;
 
     (void)r;
-    if (rc == 0)
-        ring->base = s.num;
-    return rc;
+    if (rc < 0)
+        return rc;
+    ring->base = s.num;
+    ring->based = true;
+    return 0;
 }
 
 int vring_set_addr(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
@@ -206,6 +211,8 @@ static int start(struct vhost_user *vh, struct vring *ring, struct err *err)
         return err_set(err, -EBUSY, "ring %u: %s", index,
                        vh->resetting ? "the device is still being reset"
                                      : "the features that were set are not offered");
+    if (packed(vh) && !ring->based)
+        ring->base = PACKED_BEGIN;
     rc = check_size(vh, index, ring->size, err);
     if (rc == 0)
         rc = check_base(vh, index, ring->size, ring->base, err);
@@ -296,6 +303,8 @@ int vring_set_enable(struct vhost_user *vh, struct message *m, struct reply *r, 
     (void)r;
     if (!ring)
         return err->code;
+    if (ring->enabled == s.num && !ring->started)
+        return 0; /* also after a reset, which has disabled it */
     if (!(vh->features & VHOST_USER_F_PROTOCOL_FEATURES) || s.num > 1)
         return err_set(err, -EINVAL, "ring %u: enable %u %s", s.index, s.num,
                        s.num > 1 ? "is neither 0 nor 1" : "without protocol features");
@@ -316,19 +325,25 @@ static void stopped(struct vhost_user *vh, struct vring *ring)
     vh->o.ops->calls_changed(vh->o.dev, index_of(vh, ring), 1);
 }
 
+static void begin_stop(struct vhost_user *vh, struct vring *ring)
+{
+    struct vhost_user_queue q;
+
+    ring->stopping = true;
+    vhost_user_queue_get(vh, index_of(vh, ring), &q);
+    vh->o.ops->queue_stopping(vh->o.dev, &q);
+}
+
 int vring_get_base(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
 {
     struct vhost_user_vring_state s = state_of(m);
-    struct vhost_user_queue q;
     struct vring *ring = find(vh, s.index, err);
 
     if (!ring)
         return err->code;
     if (ring->started) {
-        ring->stopping = true;
-        vhost_user_queue_get(vh, s.index, &q);
         vh->session->wait = WAIT_BASE;
-        vh->o.ops->queue_stopping(vh->o.dev, &q);
+        begin_stop(vh, ring);
         return MESSAGE_LATER;
     }
     stopped(vh, ring);
@@ -338,19 +353,32 @@ int vring_get_base(struct vhost_user *vh, struct message *m, struct reply *r, st
     return 0;
 }
 
+bool vring_stop_one(struct vhost_user *vh)
+{
+    for (unsigned i = 0; i < VHOST_USER_MAX_QUEUES; i++) {
+        if (!vh->ring[i].started)
+            continue;
+        begin_stop(vh, &vh->ring[i]);
+        return true;
+    }
+    return false;
+}
+
 void vhost_user_queue_stopped(struct vhost_user *vh, uint32_t index, uint32_t base)
 {
     struct session *s = vh->session;
     struct vhost_user_vring_state state = {index, base};
-    struct vring *ring;
+    struct vring *ring = &vh->ring[index < VHOST_USER_MAX_QUEUES ? index : 0];
 
-    if (s->wait != WAIT_BASE || state_of(&s->msg).index != index)
+    if (index >= VHOST_USER_MAX_QUEUES || !ring->stopping)
         return; /* the client is gone, or it has been told already */
-    ring = &vh->ring[index];
     ring->base = base;
+    ring->based = true;
     stopped(vh, ring);
-    memcpy(s->reply.payload, &state, sizeof(state));
-    s->reply.len = sizeof(state);
+    if (s->wait == WAIT_BASE) {
+        memcpy(s->reply.payload, &state, sizeof(state));
+        s->reply.len = sizeof(state);
+    }
     vh_session_finish(vh, 0);
 }
 
@@ -370,17 +398,20 @@ void vring_init_all(struct vhost_user *vh)
         vh->ring[i] = (struct vring){.kick_fd = -1, .call_fd = -1, .err_fd = -1};
 }
 
-void vring_clear_all(struct vhost_user *vh, bool calls)
+void vring_clear_all(struct vhost_user *vh, bool all)
 {
     for (unsigned i = 0; i < VHOST_USER_MAX_QUEUES; i++) {
         struct vring *ring = &vh->ring[i];
 
         fd_close(&ring->kick_fd);
-        if (calls) {
+        if (all) {
             fd_close(&ring->call_fd);
             fd_close(&ring->err_fd);
         }
-        *ring = (struct vring){.kick_fd = -1, .call_fd = ring->call_fd, .err_fd = ring->err_fd};
+        *ring = (struct vring){.base = all ? 0 : ring->base,
+                               .kick_fd = -1,
+                               .call_fd = ring->call_fd,
+                               .err_fd = ring->err_fd};
     }
 }
 
