@@ -74,6 +74,7 @@ def blk_snap(tmp_path_factory):
 @pytest.fixture(scope="session")
 def blk_neighbour_process(blk_snap):
     n = Neighbour([blk_snap.vhost_socket(blk_snap.vuids[1]), blk_snap.vfio_socket()], blk_snap.tmpdir)
+    n.wait_running()
     yield n
     n.stop()
 

@@ -31,6 +31,13 @@ class Neighbour:
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.startswith('{"status"')]
         return json.loads(lines[-1])["completed"] if lines else 0
 
+    def wait_running(self, seconds=20):
+        deadline = time.monotonic() + seconds
+        while not self.completed():
+            self.check()
+            assert time.monotonic() < deadline, f"the neighbour does nothing:\n{tail(self.log)}"
+            time.sleep(0.02)
+
     def stop(self):
         """Its verdict."""
         if self.process.poll() is None:

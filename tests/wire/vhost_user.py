@@ -248,8 +248,11 @@ class VhostUser(Stream):
     def set_config(self, offset, data, flags=0, size=None):
         self.do(SET_CONFIG, struct.pack("=III", offset, len(data) if size is None else size, flags) + data)
 
-    def open_channel(self):
+    def open_channel(self, room=None):
+        """room: bytes of messages that fit before we read, about."""
         ours, theirs = socket.socketpair()
+        if room is not None:
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
         with theirs:
             self.do(SET_BACKEND_REQ_FD, b"", (theirs.fileno(),))
         if self.channel:
