@@ -38,7 +38,7 @@ class Ring:
     def __init__(self, memory, size, event_idx, areas):
         self.memory, self.size, self.event_idx = memory, size, event_idx
         # Each part in pages of its own: whatever is written beyond one hits nothing by accident.
-        self.parts = [(memory.alloc(n), n) for n in areas]
+        self.parts = [(memory.alloc((n + 4095) & ~4095), n) for n in areas]
         self.desc, self.driver, self.device = (at for at, _ in self.parts)
         self.kick_event, self.call_event, self.err_event = eventfd(), eventfd(), eventfd()
         self.restart()
