@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "lib")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "lib"), str(HERE.parent / "peers")]
 
 from disks import Neighbour, blk_disks, two_disks  # noqa: E402
 from nvme import Nvme  # noqa: E402

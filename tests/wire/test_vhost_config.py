@@ -8,6 +8,8 @@ import pytest
 import vhost_user as vu
 import virtio_blk as vb
 from disks import BLK_QUEUES, BLOCKS, no_more_fds, open_fds
+from nvme_tcp_peer import NvmeTcpPeer, PeerNamespace
+from snap import RpcError
 from vhost_user import VhostError, VhostUser
 from virtio_blk import OK, OUT, WRITEBACK_OFFSET, VirtioBlk, decode_config
 
@@ -123,6 +125,30 @@ def test_resize_is_told_and_read_at_once(file_disk, blk_snap):
             assert d.config()["capacity"] == sectors
             assert d.run(OUT, sectors - 1, bytes(512))[0] == OK
             assert d.run(OUT, sectors, bytes(512))[0] != OK
+
+
+def test_disk_that_cannot_be_detached_stays(blk_snap, fresh):
+    """The target holds a write: the detach gives up and says so, and the write has its real end."""
+    with NvmeTcpPeer(namespaces=[PeerNamespace(1, blocks=4096)]) as peer:
+        blk_snap.rpc("bdev_nvme_attach_controller", name="Held", trtype="TCP", traddr="127.0.0.1", adrfam="IPv4",
+                     trsvcid=str(peer.port), subnqn=peer.nqn)
+        with VirtioBlk(fresh(bdev="Heldn1")) as d:
+            ctrl = ctrl_of(blk_snap)
+            d.works()
+            peer.hold()
+            held = d.make(OUT, 64, b"held" * 128)
+            chain = d.submit(held)
+            while not any(c.held for c in peer.connections):
+                time.sleep(0.01)
+            with pytest.raises(RpcError, match="1 requests are still in flight"):
+                blk_snap.rpc("virtio_blk_controller_bdev_detach", ctrl_id=ctrl)
+            assert d.config()["capacity"] == 4096
+            peer.release()
+            assert d.rings[0].wait(chain, 10.0) == 1 and held.status == OK
+            d.works()
+            blk_snap.rpc("virtio_blk_controller_bdev_detach", ctrl_id=ctrl)
+            assert d.config()["capacity"] == 0
+        blk_snap.rpc("bdev_nvme_detach_controller", name="Held")
 
 
 def test_disk_detached_and_another_one_attached(blk_snap, fresh):

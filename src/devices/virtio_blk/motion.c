@@ -354,9 +354,18 @@ static void settle_detach(struct vblk_dev *dev)
 static void detach_expired(struct timer *t)
 {
     struct vblk_dev *dev = container_of(t, struct vblk_dev, detach_timer);
+    controller_cb cb = dev->detach_cb;
+    struct err err;
 
-    if (dev->detach_cb)
-        cancel_all(dev); /* they end with an I/O error, as on a disk that was pulled */
+    if (!cb)
+        return;
+    err_set(&err, -ETIMEDOUT,
+            "controller %s: %u requests are still in flight after %d ms; it keeps its bdev and runs on",
+            dev->name, dev->inflight, DETACH_DRAIN_MS);
+    dev->detach_cb = NULL;
+    dev->hold &= ~(uint32_t)VBLK_HOLD_DETACH;
+    vblk_dev_kick(dev);
+    cb(dev->detach_arg, -ETIMEDOUT, &err);
 }
 
 void vblk_dev_detach(struct vblk_dev *dev, controller_cb cb, void *arg)

@@ -44,8 +44,8 @@ struct vblk_ctrl *vblk_ctrl_from(struct controller *c); /* NULL: of another kind
 /* Shows a bdev to the host: a change of capacity. -EBUSY: it has one. vblk_id NULL: as it is. */
 void vblk_ctrl_attach(struct vblk_ctrl *ctrl, struct bdev *bdev, const char *vblk_id,
                       controller_cb done, void *arg);
-/* Takes it away: requests in flight finish (are cancelled after 2 s), capacity becomes 0. -ENODEV.
- */
+/* Takes it away: requests in flight finish, capacity becomes 0. -ENODEV: there is none. -ETIMEDOUT:
+ * they did not within 2 s, the controller runs on as before. */
 void vblk_ctrl_detach(struct vblk_ctrl *ctrl, controller_cb done, void *arg);
 
 struct vblk_ctrl_info {
