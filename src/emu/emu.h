@@ -149,8 +149,11 @@ void lease_retry(struct emu *emu);
 
 /* ---- queues.c: virtqueues and the in-flight area, towards the holder ---- */
 void queues_tell(struct emu_function *fn, const struct vhost_user_queue *q);
-/* The answer comes by queues_stopped(), perhaps of a later holder. */
-void queues_stop(struct emu_function *fn, const struct vhost_user_queue *q);
+/* True: nobody works on it, and the in-flight area says how far it got. Else the answer comes by
+ * queues_stopped(), perhaps of a later holder. */
+bool queues_stop(struct emu_function *fn, const struct vhost_user_queue *q);
+/* Nobody holds the function any more: those that are to stop have stopped, as above. */
+void queues_left(struct emu_function *fn);
 void queues_stopped(struct emu_function *fn, const struct link_msg *msg);
 void queues_tell_inflight(struct emu_function *fn);
 /* A reset or the client's end: what was not told yet is void. */

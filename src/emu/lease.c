@@ -221,13 +221,16 @@ void lease_end(struct emu_function *fn)
         return;
     let_go(fn);
     serve_waiters(fn);
+    queues_left(fn);
 }
 
 void lease_retry(struct emu *emu)
 {
     for (unsigned i = 0; i < emu->nfunctions; i++)
-        if (!emu->functions[i]->holder)
+        if (!emu->functions[i]->holder) {
             serve_waiters(emu->functions[i]);
+            queues_left(emu->functions[i]);
+        }
 }
 
 /* ---- messages ---- */

@@ -71,16 +71,35 @@ void queues_tell_inflight(struct emu_function *fn)
         send_inflight(fn);
 }
 
+/* A VM whose disk is without service shall not freeze because it reboots, pauses or ends: with an
+ * in-flight area nothing is lost when its rings stop as they are. */
+static bool left_alone(const struct emu_function *fn)
+{
+    return !fn->holder && !holders_wait(fn->emu->holders, NULL) && vhost_user_inflight(fn->vh);
+}
+
 /* Not held back: the host asks for no other before this one is answered. The holder hears of a
  * queue before it hears of its end. */
-void queues_stop(struct emu_function *fn, const struct vhost_user_queue *q)
+bool queues_stop(struct emu_function *fn, const struct vhost_user_queue *q)
 {
     fn->stop_cookie++;
+    if (left_alone(fn))
+        return true;
     if (fn->inflight_stale)
         send_inflight(fn);
     if (fn->queues_stale & 1ULL << q->index)
         send_state(fn, q);
     send_stop(fn, q);
+    return false;
+}
+
+void queues_left(struct emu_function *fn)
+{
+    struct vhost_user_queue q;
+
+    for (unsigned i = 0; fn->vh && left_alone(fn) && i < VHOST_USER_MAX_QUEUES; i++)
+        if (vhost_user_queue_get(fn->vh, i, &q) && q.stopping)
+            vhost_user_queue_left(fn->vh, i);
 }
 
 void queues_forget(struct emu_function *fn)

@@ -82,9 +82,9 @@ static void queue_changed(void *dev, const struct vhost_user_queue *q)
     queues_tell(dev, q);
 }
 
-static void queue_stopping(void *dev, const struct vhost_user_queue *q)
+static enum vhost_user_answer queue_stopping(void *dev, const struct vhost_user_queue *q)
 {
-    queues_stop(dev, q);
+    return answer(queues_stop(dev, q));
 }
 
 static void calls_changed(void *dev, unsigned start, unsigned count)
@@ -97,10 +97,10 @@ static void inflight_set(void *dev)
     queues_tell_inflight(dev);
 }
 
-static enum vhost_user_answer reset(void *dev)
+static enum vhost_user_answer reset(void *dev, bool keep)
 {
     queues_forget(dev);
-    return answer(reset_begin(dev, FUNCTION_RESET_STATUS));
+    return answer(reset_begin(dev, keep ? FUNCTION_RESET_DISCONNECT : FUNCTION_RESET_STATUS));
 }
 
 static void config_read(void *dev, uint32_t offset, void *buf, size_t len)

@@ -146,7 +146,13 @@ static int packed_chains(struct virtq *vq, struct readback *r, struct err *err)
     for (uint32_t i = 0; rc == 0 && i < vq->size; i++)
         if (r->packed->desc[i].inflight == 1 && !bit_test(r->over, i))
             rc = packed_chain(vq, r, i, err);
-    return rc;
+    if (rc < 0 || r->n == 0)
+        return rc;
+    /* The descriptor at the used position is not used yet, or the driver has begun anew. */
+    if (!virtq_packed_is_avail(vq, (uint32_t)(r->used % vq->size), r->used < vq->size))
+        return err_set(err, -EPROTO, "%u chains in flight, but the driver has none outstanding",
+                       r->n);
+    return 0;
 }
 
 /* The descriptors as copies of ours, in the entries they had. */

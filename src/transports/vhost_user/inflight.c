@@ -95,6 +95,7 @@ int inflight_set(struct vhost_user *vh, struct message *m, struct reply *r, stru
     if (rc < 0)
         return rc;
     inflight_clear(vh);
+    vh->undrained = false;
     vh->inflight = (struct vhost_user_inflight_area){
         .size_bytes = a.mmap_size,
         .fd_offset = a.mmap_offset,

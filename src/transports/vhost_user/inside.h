@@ -140,6 +140,7 @@ struct vhost_user {
     uint8_t status;
     struct vring ring[VHOST_USER_MAX_QUEUES];
     struct vhost_user_inflight_area inflight; /* fd -1: none */
+    bool undrained; /* since it was set, a ring was stopped that nobody could drain */
     struct backend_channel channel;
 };
 
@@ -178,9 +179,8 @@ int vring_set_call(struct vhost_user *vh, struct message *m, struct reply *r, st
 int vring_set_err(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err);
 int vring_set_enable(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err);
 bool vring_any_started(const struct vhost_user *vh);
-/* Begins to stop a ring that is started; vhost_user_queue_stopped() ends the wait. False: there is
- * none. */
-bool vring_stop_one(struct vhost_user *vh);
+/* Stops all rings. False: one of them is being drained, vhost_user_queue_stopped() ends the wait. */
+bool vring_stop_all(struct vhost_user *vh);
 void vring_init_all(struct vhost_user *vh);
 /* Stops and empties all rings without asking anybody. all: also their call and error eventfds and
  * their bases, which outlive a reset. */

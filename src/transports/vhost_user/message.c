@@ -266,9 +266,12 @@ void vh_message_forget(struct vhost_user *vh)
 
 static int reset(struct vhost_user *vh)
 {
-    inflight_forget(vh);
+    bool keep = vh->undrained && vh->inflight.fd >= 0;
+
+    if (!keep)
+        inflight_forget(vh);
     vh_message_forget(vh);
-    vh->resetting = vh->o.ops->reset(vh->o.dev) == VHOST_USER_LATER;
+    vh->resetting = vh->o.ops->reset(vh->o.dev, keep) == VHOST_USER_LATER;
     if (!vh->resetting)
         return 0;
     vh->session->wait = WAIT_RESET;
@@ -287,7 +290,7 @@ static int reset_device(struct vhost_user *vh, struct message *m, struct reply *
  * VM is only paused: they are drained one by one, and the reset leaves their bases alone. */
 static int stop_and_reset(struct vhost_user *vh)
 {
-    if (!vring_stop_one(vh))
+    if (vring_stop_all(vh))
         return reset(vh);
     vh->session->wait = WAIT_STOP;
     return MESSAGE_LATER;

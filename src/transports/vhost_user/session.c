@@ -128,8 +128,11 @@ static void wait_expired(struct timer *t)
 
     log_limited(&life_limit, LOG_ERROR, "vhost-user", "%s: %s was not finished within %d ms",
                 vh->name, names[wait], WAIT_MS);
-    if (wait == WAIT_BASE ||
-        wait == WAIT_STOP) { /* no honest answer exists; what is in flight stays recorded */
+    if (wait == WAIT_STOP) { /* a QEMU that says status 0 first never gets over a loss here */
+        timer_arm(vh->o.reactor, &s->wait_timer, WAIT_MS, wait_expired);
+        return;
+    }
+    if (wait == WAIT_BASE) { /* no honest answer exists; what is in flight stays recorded */
         vh_session_close(vh, "its ring could not be stopped");
         return;
     }

@@ -42,7 +42,9 @@ struct stub {
     _Atomic int inflights;
     _Atomic uint32_t removed_id;
     _Atomic uint8_t status;
-    _Atomic bool hold; /* answer LATER */
+    _Atomic bool hold;   /* answer LATER */
+    _Atomic bool nobody; /* drains rings */
+    _Atomic bool kept;   /* by the last reset */
     struct vhost_user_queue q;
     uint8_t written[256];
     uint32_t written_at, written_len;
@@ -99,12 +101,13 @@ static inline void queue_changed(void *dev, const struct vhost_user_queue *q)
     s->queue_calls++;
 }
 
-static inline void queue_stopping(void *dev, const struct vhost_user_queue *q)
+static inline enum vhost_user_answer queue_stopping(void *dev, const struct vhost_user_queue *q)
 {
     struct stub *s = dev;
 
     s->q = *q;
     s->stops++;
+    return s->nobody ? VHOST_USER_DONE : VHOST_USER_LATER;
 }
 
 static inline void calls_changed(void *dev, unsigned start, unsigned count)
@@ -117,8 +120,9 @@ static inline void inflight_set(void *dev)
     ((struct stub *)dev)->inflights++;
 }
 
-static inline enum vhost_user_answer reset(void *dev)
+static inline enum vhost_user_answer reset(void *dev, bool keep)
 {
+    ((struct stub *)dev)->kept = keep;
     ((struct stub *)dev)->resets++;
     return later(dev);
 }

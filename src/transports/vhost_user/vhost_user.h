@@ -70,14 +70,16 @@ struct vhost_user_ops {
     void (*unmap_expired)(void *dev);
     /* A ring was started, or what is not tied to its incarnation has changed: run, kick_fd. */
     void (*queue_changed)(void *dev, const struct vhost_user_queue *q);
-    /* GET_VRING_BASE: drain it, then vhost_user_queue_stopped(). Without that within 3 s the
-     * connection is closed. */
-    void (*queue_stopping)(void *dev, const struct vhost_user_queue *q);
+    /* GET_VRING_BASE, or status 0 before it. LATER: it is being drained, vhost_user_queue_stopped()
+     * will be called. DONE: nobody works on it; what was fetched and not completed is in the
+     * in-flight area, which knows better than its base where the ring goes on. */
+    enum vhost_user_answer (*queue_stopping)(void *dev, const struct vhost_user_queue *q);
     void (*calls_changed)(void *dev, unsigned start, unsigned count);
     /* vhost_user_inflight() has another answer. Not called when a reset ends the area. */
     void (*inflight_set)(void *dev);
-    /* RESET_DEVICE or status 0; the rings are stopped already. LATER: vhost_user_reset_done(). */
-    enum vhost_user_answer (*reset)(void *dev);
+    /* RESET_DEVICE or status 0; the rings are stopped already. keep: not all of them were drained,
+     * the in-flight area is to stay as it is. LATER: vhost_user_reset_done(). */
+    enum vhost_user_answer (*reset)(void *dev, bool keep);
     /* The device's configuration; offset + len <= 256. Reads beyond its end give zeroes, only what
      * the host may write is written. */
     void (*config_read)(void *dev, uint32_t offset, void *buf, size_t len);
@@ -103,6 +105,7 @@ void vhost_user_reset_done(struct vhost_user *vh);
 void vhost_user_mem_detached(struct vhost_user *vh, uint32_t id);
 void vhost_user_mem_detached_all(struct vhost_user *vh); /* nobody uses memory any more */
 void vhost_user_queue_stopped(struct vhost_user *vh, uint32_t index, uint32_t base);
+void vhost_user_queue_left(struct vhost_user *vh, uint32_t index); /* as DONE of queue_stopping() */
 
 /* The device's configuration is another one: the client is told when it has a channel for that and
  * reads it. broken: it needs a reset, so the rings' error eventfds are signalled as well. */

@@ -325,61 +325,84 @@ static void stopped(struct vhost_user *vh, struct vring *ring)
     vh->o.ops->calls_changed(vh->o.dev, index_of(vh, ring), 1);
 }
 
-static void begin_stop(struct vhost_user *vh, struct vring *ring)
+/* False: later. */
+static bool stop(struct vhost_user *vh, struct vring *ring)
 {
     struct vhost_user_queue q;
 
     ring->stopping = true;
     vhost_user_queue_get(vh, index_of(vh, ring), &q);
-    vh->o.ops->queue_stopping(vh->o.dev, &q);
+    if (vh->o.ops->queue_stopping(vh->o.dev, &q) == VHOST_USER_LATER)
+        return false;
+    vh->undrained = true;
+    stopped(vh, ring);
+    return true;
+}
+
+static void reply_base(const struct vhost_user *vh, const struct vring *ring, struct reply *r)
+{
+    struct vhost_user_vring_state s = {index_of(vh, ring), ring->base};
+
+    memcpy(r->payload, &s, sizeof(s));
+    r->len = sizeof(s);
 }
 
 int vring_get_base(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
 {
-    struct vhost_user_vring_state s = state_of(m);
-    struct vring *ring = find(vh, s.index, err);
+    struct vring *ring = find(vh, state_of(m).index, err);
 
     if (!ring)
         return err->code;
-    if (ring->started) {
+    if (ring->started && !stop(vh, ring)) {
         vh->session->wait = WAIT_BASE;
-        begin_stop(vh, ring);
         return MESSAGE_LATER;
     }
     stopped(vh, ring);
-    s.num = ring->base;
-    memcpy(r->payload, &s, sizeof(s));
-    r->len = sizeof(s);
+    reply_base(vh, ring, r);
     return 0;
 }
 
-bool vring_stop_one(struct vhost_user *vh)
+bool vring_stop_all(struct vhost_user *vh)
 {
-    for (unsigned i = 0; i < VHOST_USER_MAX_QUEUES; i++) {
-        if (!vh->ring[i].started)
-            continue;
-        begin_stop(vh, &vh->ring[i]);
-        return true;
-    }
-    return false;
+    for (unsigned i = 0; i < VHOST_USER_MAX_QUEUES; i++)
+        if (vh->ring[i].started && !stop(vh, &vh->ring[i]))
+            return false;
+    return true;
+}
+
+/* NULL: the client is gone, or it has been told already. */
+static struct vring *find_stopping(struct vhost_user *vh, uint32_t index)
+{
+    return index < VHOST_USER_MAX_QUEUES && vh->ring[index].stopping ? &vh->ring[index] : NULL;
+}
+
+static void stop_is_over(struct vhost_user *vh, struct vring *ring)
+{
+    stopped(vh, ring);
+    if (vh->session->wait == WAIT_BASE)
+        reply_base(vh, ring, &vh->session->reply);
+    vh_session_finish(vh, 0);
 }
 
 void vhost_user_queue_stopped(struct vhost_user *vh, uint32_t index, uint32_t base)
 {
-    struct session *s = vh->session;
-    struct vhost_user_vring_state state = {index, base};
-    struct vring *ring = &vh->ring[index < VHOST_USER_MAX_QUEUES ? index : 0];
+    struct vring *ring = find_stopping(vh, index);
 
-    if (index >= VHOST_USER_MAX_QUEUES || !ring->stopping)
-        return; /* the client is gone, or it has been told already */
+    if (!ring)
+        return;
     ring->base = base;
     ring->based = true;
-    stopped(vh, ring);
-    if (s->wait == WAIT_BASE) {
-        memcpy(s->reply.payload, &state, sizeof(state));
-        s->reply.len = sizeof(state);
-    }
-    vh_session_finish(vh, 0);
+    stop_is_over(vh, ring);
+}
+
+void vhost_user_queue_left(struct vhost_user *vh, uint32_t index)
+{
+    struct vring *ring = find_stopping(vh, index);
+
+    if (!ring)
+        return;
+    vh->undrained = true;
+    stop_is_over(vh, ring);
 }
 
 /* ---- all of them ---- */

@@ -201,6 +201,36 @@ static void status_0_stops_rings_where_they_are(void **state)
     assert_int_equal(s->stops, 2);
 }
 
+static void a_ring_nobody_works_on_stops_as_it_is(void **state)
+{
+    struct stub *s = *state;
+    struct vhost_user_inflight a = {MIB, 0, QUEUES, QUEUE_SIZE, 0};
+    struct vhost_user_vring_state st = {1, 0};
+    const uint16_t version = 1;
+    uint16_t found = 0;
+    off_t at = offsetof(struct vhost_inflight_split, version);
+
+    assert_int_equal(pwrite(s->mem_fd, &version, sizeof(version), at), sizeof(version));
+    set_up_ring(s, FEATURES & ~VIRTIO_F_RING_PACKED);
+    assert_true(ok(s, VHOST_USER_SET_INFLIGHT_FD, &a, VHOST_USER_INFLIGHT_BYTES, s->mem_fd));
+    start_ring(s);
+    s->nobody = true;
+    assert_true(ok_u64(s, VHOST_USER_SET_STATUS, 0, -1));
+    assert_int_equal(s->stops, 1);
+    assert_true(s->kept);
+    assert_int_equal(pread(s->mem_fd, &found, sizeof(found), at), sizeof(found));
+    assert_int_equal(found, 1); /* the next start finds what was in flight */
+    say(s, VHOST_USER_GET_VRING_BASE, 0, &st, sizeof(st), -1);
+    assert_int_equal(heard(s, VHOST_USER_GET_VRING_BASE, &st, sizeof(st)), sizeof(st));
+
+    /* An area that is set anew is of another driver. */
+    assert_true(ok(s, VHOST_USER_SET_INFLIGHT_FD, &a, VHOST_USER_INFLIGHT_BYTES, s->mem_fd));
+    assert_true(ok_u64(s, VHOST_USER_RESET_DEVICE, 0, -1));
+    assert_false(s->kept);
+    assert_int_equal(pread(s->mem_fd, &found, sizeof(found), at), sizeof(found));
+    assert_int_equal(found, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -211,6 +241,7 @@ int main(void)
         TEST(features_that_are_not_offered_start_nothing),
         TEST(a_ring_nobody_stops_ends_the_connection),
         TEST(status_0_stops_rings_where_they_are),
+        TEST(a_ring_nobody_works_on_stops_as_it_is),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
