@@ -328,7 +328,7 @@ void io_connection_lost(struct nof_queue *q)
     for (struct tcp_cmd *cmd = NULL; (cmd = tcp_next_busy(&q->conn, cmd));) {
         struct nof_io *io = cmd->arg;
 
-        if (io && cmd->started)
+        if (io && tcp_cmd_started(cmd))
             io->uncertain = true;
     }
     /* Those of which a part has been sent are the first of pending. */
@@ -388,7 +388,7 @@ static void let_go(struct nof_queue *q, struct nof_io *io)
         if (tcp_cmd_withdraw(&q->conn, cmd))
             continue;
         cmd->arg = NULL;
-        tcp_cmd_drop(cmd);
+        tcp_cmd_drop(&q->conn, cmd);
     }
 }
 
@@ -421,7 +421,7 @@ static bool harmless(struct nof_queue *q, const struct nof_io *io)
     if (io->uncertain)
         return false;
     for (struct tcp_cmd *cmd = NULL; (cmd = tcp_next_busy(&q->conn, cmd));)
-        if (cmd->arg == io && cmd->started)
+        if (cmd->arg == io && tcp_cmd_started(cmd))
             return false;
     return true;
 }

@@ -2,7 +2,6 @@
 #include "backends/nvme_of/tcp_inside.h"
 
 #include "base/fd.h"
-#include "nvme_tcp/digest.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -41,9 +40,13 @@ int tcp_init(struct tcp_conn *c, struct reactor *r, unsigned depth, const struct
     memset(c, 0, sizeof(*c));
     c->r = r;
     c->ops = ops;
-    c->fd = -1;
+    nvme_tcp_stream_begin(&c->stream, -1, true);
+    c->stream.ops = &tcp_stream_ops;
+    c->stream.buf = c->rx;
+    c->stream.buf_bytes = sizeof(c->rx);
+    c->stream.scratch = c->scratch;
+    c->stream.scratch_bytes = sizeof(c->scratch);
     list_init(&c->free);
-    list_init(&c->send);
     depth = MIN(depth, 1U << SLOT_BITS);
     c->cmds = calloc(depth, sizeof(*c->cmds));
     if (!c->cmds)
@@ -51,6 +54,7 @@ int tcp_init(struct tcp_conn *c, struct reactor *r, unsigned depth, const struct
     c->depth = depth;
     for (unsigned i = 0; i < depth; i++) {
         c->cmds[i].slot = (uint8_t)i;
+        list_init(&c->cmds[i].out.node);
         list_append(&c->free, &c->cmds[i].node);
     }
     return 0;
@@ -89,7 +93,7 @@ struct tcp_cmd *tcp_cmd_get(struct tcp_conn *c)
 
 void tcp_cmd_put(struct tcp_conn *c, struct tcp_cmd *cmd)
 {
-    list_remove(&cmd->node);
+    list_remove(&cmd->out.node);
     cmd->busy = false;
     cmd->tx = TX_NOTHING;
     cmd->turn++;
@@ -119,15 +123,17 @@ struct tcp_cmd *tcp_find(struct tcp_conn *c, uint16_t cid)
 
 bool tcp_cmd_withdraw(struct tcp_conn *c, struct tcp_cmd *cmd)
 {
-    if (cmd->started || cmd->tx != TX_CAPSULE)
+    if (tcp_cmd_started(cmd))
         return false;
     tcp_cmd_put(c, cmd);
     return true;
 }
 
-void tcp_cmd_drop(struct tcp_cmd *cmd)
+void tcp_cmd_drop(struct tcp_conn *c, struct tcp_cmd *cmd)
 {
     cmd->drop = true;
+    if (c->rx_cmd == cmd)
+        c->stream.in_drop = true;
 }
 
 /* ---- the end of a connection ---- */
@@ -138,17 +144,17 @@ static void set_abrupt(struct tcp_conn *c, bool abrupt)
 {
     struct linger linger = {.l_onoff = abrupt, .l_linger = 0};
 
-    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+    setsockopt(c->stream.fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
 }
 
 static void hang_up(struct tcp_conn *c)
 {
-    if (c->fd < 0)
+    if (c->stream.fd < 0)
         return;
     if (c->busy == 0)
         set_abrupt(c, false);
     watch_remove(c->r, &c->watch);
-    fd_close(&c->fd);
+    fd_close(&c->stream.fd);
     timer_cancel(&c->tick);
 }
 
@@ -177,17 +183,18 @@ void tcp_fail(struct tcp_conn *c, int code, const char *fmt, ...)
 void tcp_fault(struct tcp_conn *c, const struct nvme_tcp_fault *fault, const void *header,
                size_t len)
 {
-    struct tcp_cmd *first =
-        list_empty(&c->send) ? NULL : list_entry(c->send.next, struct tcp_cmd, node);
+    const struct list *line = &c->stream.out;
+    struct nvme_tcp_out *first =
+        list_empty(line) ? NULL : list_entry(line->next, struct nvme_tcp_out, node);
     char pdu[NVME_TCP_TERM_MAX];
 
     /* Not into the middle of another PDU. */
-    if (c->fd >= 0 && c->state >= TCP_IC && (!first || first->tx_header_done == 0)) {
+    if (c->stream.fd >= 0 && c->state >= TCP_IC && (!first || !first->started)) {
         size_t n = nvme_tcp_term_req(pdu, true, fault, header, len);
 
         set_abrupt(c, false);
-        (void)!send(c->fd, pdu, n, MSG_NOSIGNAL | MSG_DONTWAIT);
-        shutdown(c->fd, SHUT_WR);
+        (void)!send(c->stream.fd, pdu, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+        shutdown(c->stream.fd, SHUT_WR);
     }
     tcp_fail(c, -EPROTO, "protocol error: %s (PDU type %02xh, byte %u)", fault->text,
              len ? *(const uint8_t *)header : 0, fault->fei);
@@ -218,11 +225,11 @@ static void tick(struct timer *t)
         timer_arm(c->r, &c->tick, TICK_MS, tick);
         return;
     }
-    if ((c->rx_state != RX_HEADER || c->rx_tail > c->rx_head) && ++c->rx_ticks > limit) {
+    if (nvme_tcp_half_way(&c->stream) && ++c->stream.in_ticks > limit) {
         tcp_fail(c, -ETIMEDOUT, "the target stopped in the middle of a PDU");
         return;
     }
-    if (!list_empty(&c->send) && ++c->tx_ticks > limit) {
+    if (!list_empty(&c->stream.out) && ++c->stream.out_ticks > limit) {
         tcp_fail(c, -ETIMEDOUT, "the target has not taken any data for %u ms",
                  c->opts.phase_timeout_ms);
         return;
@@ -240,77 +247,48 @@ static void tick(struct timer *t)
 
 /* ---- commands ---- */
 
-/* CRC over the next bytes at a cursor. */
-static le32 digest_of(struct cursor at, size_t bytes)
-{
-    uint32_t crc = NVME_TCP_CRC_INIT;
-
-    while (bytes > 0) {
-        struct iovec v;
-        size_t n;
-
-        if (cursor_gather(&at, bytes, &v, 1, &n) == 0)
-            break;
-        crc = nvme_tcp_crc_update(crc, v.iov_base, n);
-        cursor_advance(&at, n);
-        bytes -= n;
-    }
-    return le32_of(nvme_tcp_crc_final(crc));
-}
-
 void tcp_cmd_move(struct tcp_conn *c, struct tcp_cmd *cmd, const struct iovec *iov, int iovcnt,
                   size_t skip)
 {
     cmd->iov = iov;
     cmd->iovcnt = iovcnt;
     cmd->skip = skip;
-    cmd->rx_cursor = cursor_at(iov, iovcnt, skip + cmd->rx_done);
-    if (cmd->tx == TX_NOTHING)
-        return;
-    cmd->tx_cursor = cursor_at(iov, iovcnt, skip + cmd->tx_off + cmd->tx_done);
-    if (cmd->tx_digest_bytes && cmd->tx_done == 0)
-        cmd->tx_digest = digest_of(cmd->tx_cursor, cmd->tx_bytes);
-    (void)c;
+    if (c->rx_cmd == cmd)
+        c->stream.in_cursor =
+            cursor_at(iov, iovcnt, skip + cmd->rx_done + nvme_tcp_data_arrived(&c->stream));
+    if (cmd->tx != TX_NOTHING)
+        nvme_tcp_out_move(&cmd->out, cursor_at(iov, iovcnt, skip + cmd->tx_off));
 }
 
-static void line_up(struct tcp_conn *c, struct tcp_cmd *cmd, uint8_t hlen, uint8_t flags)
+static void line_up(struct tcp_conn *c, struct tcp_cmd *cmd, uint32_t data_bytes, uint8_t hlen,
+                    uint8_t flags)
 {
-    bool ddgst = c->rules.ddgst && cmd->tx_bytes > 0;
-
-    cmd->tx_header_bytes = (uint32_t)nvme_tcp_seal(cmd->header, hlen, flags, cmd->tx_bytes, c->cpda,
-                                                   c->rules.hdgst, ddgst);
-    cmd->tx_header_done = cmd->tx_done = cmd->tx_digest_done = 0;
-    cmd->tx_digest_bytes = ddgst ? sizeof(le32) : 0;
-    cmd->tx_cursor = cursor_at(cmd->iov, cmd->iovcnt, cmd->skip + cmd->tx_off);
-    if (ddgst)
-        cmd->tx_digest = digest_of(cmd->tx_cursor, cmd->tx_bytes);
-    if (list_empty(&c->send))
-        c->tx_ticks = 0;
-    list_append(&c->send, &cmd->node);
+    nvme_tcp_line_up(&c->stream, &cmd->out, hlen, flags,
+                     cursor_at(cmd->iov, cmd->iovcnt, cmd->skip + cmd->tx_off), data_bytes);
 }
 
 void tcp_send_r2t_data(struct tcp_conn *c, struct tcp_cmd *cmd)
 {
-    struct nvme_tcp_data *pdu = (void *)cmd->header;
+    struct nvme_tcp_data *pdu = (void *)cmd->out.header;
+    uint32_t bytes = MIN(cmd->r2t_bytes, c->maxh2c_bytes);
 
     cmd->tx = TX_H2C_DATA;
     cmd->tx_off = cmd->r2t_off;
-    cmd->tx_bytes = MIN(cmd->r2t_bytes, c->maxh2c_bytes);
-    cmd->r2t_off += cmd->tx_bytes;
-    cmd->r2t_bytes -= cmd->tx_bytes;
+    cmd->r2t_off += bytes;
+    cmd->r2t_bytes -= bytes;
     *pdu = (struct nvme_tcp_data){
         .ch.type = NVME_TCP_H2C_DATA,
         .cccid = cmd->sqe.cid,
         .ttag = le16_of(cmd->ttag),
         .datao = le32_of(cmd->tx_off),
-        .datal = le32_of(cmd->tx_bytes),
+        .datal = le32_of(bytes),
     };
-    line_up(c, cmd, sizeof(*pdu), cmd->r2t_bytes == 0 ? NVME_TCP_FLAG_LAST : 0);
+    line_up(c, cmd, bytes, sizeof(*pdu), cmd->r2t_bytes == 0 ? NVME_TCP_FLAG_LAST : 0);
 }
 
 void tcp_submit(struct tcp_conn *c, struct tcp_cmd *cmd)
 {
-    struct nvme_tcp_capsule_cmd *pdu = (void *)cmd->header;
+    struct nvme_tcp_capsule_cmd *pdu = (void *)cmd->out.header;
     uint32_t inline_bytes =
         cmd->sqe.opc == NVME_OPC_FABRICS ? NVME_TCP_ADMIN_INLINE_BYTES : c->opts.inline_bytes;
 
@@ -323,48 +301,31 @@ void tcp_submit(struct tcp_conn *c, struct tcp_cmd *cmd)
                     ? NVME_SGL_ID(NVME_SGL_DATA_BLOCK, NVME_SGL_SUB_OFFSET)
                     : NVME_SGL_ID(NVME_SGL_TRANSPORT_DATA_BLOCK, NVME_SGL_SUB_TRANSPORT),
     };
-    cmd->started = cmd->drop = cmd->rx_last = false;
+    cmd->drop = cmd->rx_last = false;
     cmd->age_ticks = 0;
     cmd->rx_done = 0;
-    cmd->rx_cursor = cursor_at(cmd->iov, cmd->iovcnt, cmd->skip);
     cmd->r2t_next = cmd->r2t_off = cmd->r2t_bytes = 0;
     cmd->tx = TX_CAPSULE;
     cmd->tx_off = 0;
-    cmd->tx_bytes = cmd->in_capsule ? cmd->bytes : 0;
     pdu->ch.type = NVME_TCP_CAPSULE_CMD;
     pdu->sqe = cmd->sqe;
-    line_up(c, cmd, sizeof(*pdu), 0);
+    line_up(c, cmd, cmd->in_capsule ? cmd->bytes : 0, sizeof(*pdu), 0);
     if (!c->tick.armed)
         timer_arm(c->r, &c->tick, TICK_MS, tick);
 }
 
+static void send_line(struct tcp_conn *c)
+{
+    int rc = nvme_tcp_send(&c->stream);
+
+    if (rc == 0 || rc == -EAGAIN)
+        watch_modify(c->r, &c->watch, rc ? EPOLLIN | EPOLLOUT : EPOLLIN);
+}
+
 void tcp_flush(struct tcp_conn *c)
 {
-    if (c->state == TCP_UP && !c->receiving && !list_empty(&c->send))
-        tcp_send(c);
-}
-
-static void touch(volatile char *at, bool write)
-{
-    if (write)
-        (void)__atomic_fetch_or(at, 0, __ATOMIC_RELAXED);
-    else
-        (void)*at;
-}
-
-void tcp_touch(const struct iovec *v, unsigned n, bool write)
-{
-    enum { PAGE = 4096 };
-
-    for (unsigned i = 0; i < n; i++) {
-        volatile char *base = v[i].iov_base;
-        size_t len = v[i].iov_len;
-
-        for (size_t at = 0; at < len; at += PAGE)
-            touch(base + at, write);
-        if (len > 0)
-            touch(base + len - 1, write);
-    }
+    if (c->state == TCP_UP && !c->receiving && !list_empty(&c->stream.out))
+        send_line(c);
 }
 
 /* ---- life ---- */
@@ -372,7 +333,7 @@ void tcp_touch(const struct iovec *v, unsigned n, bool write)
 static void send_ic_req(struct tcp_conn *c)
 {
     while (c->ic_sent < sizeof(c->ic_req)) {
-        ssize_t n = send(c->fd, c->ic_req + c->ic_sent, sizeof(c->ic_req) - c->ic_sent,
+        ssize_t n = send(c->stream.fd, c->ic_req + c->ic_sent, sizeof(c->ic_req) - c->ic_sent,
                          MSG_NOSIGNAL | MSG_DONTWAIT);
 
         if (n < 0 && errno == EINTR)
@@ -396,13 +357,13 @@ static void connected(struct tcp_conn *c)
     int code = 0, one = 1;
     socklen_t len = sizeof(code);
 
-    if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &code, &len) < 0)
+    if (getsockopt(c->stream.fd, SOL_SOCKET, SO_ERROR, &code, &len) < 0)
         code = errno;
     if (code) {
         tcp_fail(c, -code, "%s", strerror(code));
         return;
     }
-    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    setsockopt(c->stream.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     /* HPDA 0: Linux targets know no other. MAXR2T 0: one at a time. */
     *req = (struct nvme_tcp_ic_req){
         .ch = {.type = NVME_TCP_IC_REQ,
@@ -430,52 +391,48 @@ static void ready(struct watch *w, uint32_t events)
     }
     if (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) {
         c->receiving = true;
-        tcp_receive(c);
+        nvme_tcp_receive(&c->stream);
         if (c->state == TCP_UP)
             c->ops->batch_end(c);
         c->receiving = false;
     }
-    if (c->state == TCP_UP && !list_empty(&c->send))
-        tcp_send(c);
+    if (c->state == TCP_UP && !list_empty(&c->stream.out))
+        send_line(c);
 }
 
 int tcp_open(struct tcp_conn *c, const struct tcp_opts *opts, struct err *err)
 {
     socklen_t len =
         opts->addr.ss_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
-    int rc;
+    int rc, fd = socket(opts->addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
     c->opts = *opts;
-    c->fd = socket(opts->addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (c->fd < 0)
+    nvme_tcp_stream_begin(&c->stream, fd, true);
+    if (fd < 0)
         return err_set(err, -errno, "socket: %s", strerror(errno));
     if (opts->local.ss_family &&
-        bind(c->fd, (const struct sockaddr *)&opts->local,
+        bind(c->stream.fd, (const struct sockaddr *)&opts->local,
              opts->local.ss_family == AF_INET6 ? sizeof(struct sockaddr_in6)
                                                : sizeof(struct sockaddr_in)) < 0) {
         rc = err_set(err, -errno, "cannot use the local address: %s", strerror(errno));
         goto out;
     }
-    if (connect(c->fd, (const struct sockaddr *)&opts->addr, len) < 0 && errno != EINPROGRESS) {
+    if (connect(c->stream.fd, (const struct sockaddr *)&opts->addr, len) < 0 && errno != EINPROGRESS) {
         rc = err_set(err, -errno, "%s", strerror(errno));
         goto out;
     }
     set_abrupt(c, true);
-    rc = watch_add(c->r, &c->watch, c->fd, EPOLLIN | EPOLLOUT, ready);
+    rc = watch_add(c->r, &c->watch, c->stream.fd, EPOLLIN | EPOLLOUT, ready);
     if (rc) {
         err_set(err, rc, "epoll: %s", strerror(-rc));
         goto out;
     }
     c->state = TCP_CONNECTING;
-    c->phase_ticks = c->rx_ticks = c->tx_ticks = 0;
-    c->rules = (struct nvme_tcp_rules){.host = true, .max_data_bytes = INT32_MAX};
-    c->cpda = 0;
-    c->rx_state = RX_HEADER;
-    c->rx_head = c->rx_tail = 0;
+    c->phase_ticks = 0;
     c->rx_cmd = NULL;
     timer_arm(c->r, &c->tick, TICK_MS, tick);
     return 0;
 out:
-    fd_close(&c->fd);
+    fd_close(&c->stream.fd);
     return rc;
 }

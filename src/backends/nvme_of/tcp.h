@@ -10,10 +10,9 @@
 #ifndef BACKENDS_NVME_OF_TCP_H
 #define BACKENDS_NVME_OF_TCP_H
 
-#include "backends/nvme_of/cursor.h"
 #include "base/err.h"
 #include "base/list.h"
-#include "nvme_tcp/pdu.h"
+#include "nvme_tcp/stream.h"
 #include "runtime/reactor.h"
 
 #include <netinet/in.h>
@@ -38,28 +37,21 @@ struct tcp_cmd {
         cqe; /* the response; only dw0, dw1 and sf mean something when SUCCESS stood for it */
 
     /* The connection's. */
-    struct list node; /* free or to be sent; else linked to itself */
+    struct list node; /* free; else linked to itself */
     bool busy, in_capsule;
-    bool started; /* bytes of the capsule have left */
-    bool drop;    /* data that still come are read and thrown away */
+    bool drop; /* data that still come are read and thrown away */
     uint8_t slot, turn;
     uint32_t age_ticks;
 
     enum { TX_NOTHING, TX_CAPSULE, TX_H2C_DATA } tx;
-    uint32_t tx_header_bytes, tx_header_done;
-    uint32_t tx_off, tx_bytes,
-        tx_done; /* of the PDU being sent: place of its data in the command's, length, progress */
-    uint32_t tx_digest_bytes, tx_digest_done;
-    struct cursor tx_cursor;
-    le32 tx_digest;
+    struct nvme_tcp_out out;
+    uint32_t tx_off; /* of the PDU being sent: place of its data in the command's */
     uint16_t ttag;
     uint32_t r2t_next;           /* where the next R2T must begin */
     uint32_t r2t_off, r2t_bytes; /* of the current one: not yet made into PDUs */
 
-    uint32_t rx_done;
+    uint32_t rx_done; /* by PDUs that have come whole */
     bool rx_last;
-    struct cursor rx_cursor;
-    _Alignas(8) char header[NVME_TCP_HEADER_MAX];
 };
 
 struct tcp_ops {
@@ -88,31 +80,23 @@ struct tcp_conn {
     const struct tcp_ops *ops;
     struct tcp_opts opts;
     enum tcp_state { TCP_CLOSED, TCP_CONNECTING, TCP_IC, TCP_UP, TCP_DOWN } state;
-    int fd;
+    struct nvme_tcp_stream stream;
     bool receiving; /* further up on this stack */
     struct watch watch;
     struct timer tick, down_timer;
-    uint32_t phase_ticks, rx_ticks, tx_ticks; /* age of the phase, of the last progress */
+    uint32_t phase_ticks; /* age of the phase */
     struct err why;
 
-    struct nvme_tcp_rules rules;
-    uint8_t cpda;
     uint32_t maxh2c_bytes;
 
     struct tcp_cmd *cmds;
     unsigned depth, busy;
-    struct list free, send;
+    struct list free;
     char ic_req[NVME_TCP_IC_BYTES];
     unsigned ic_sent;
 
-    /* Receiving: unparsed bytes are rx[rx_head, rx_tail). */
-    enum { RX_HEADER, RX_PAD, RX_DATA, RX_DIGEST } rx_state;
-    struct nvme_tcp_layout rx_layout;
-    uint8_t rx_flags;
-    uint32_t rx_left; /* of padding or data */
-    uint32_t rx_crc;
-    struct tcp_cmd *rx_cmd;
-    unsigned rx_head, rx_tail;
+    struct tcp_cmd *rx_cmd; /* whose data are coming */
+    uint8_t rx_flags;       /* of that PDU */
     _Alignas(8) char rx[TCP_RX_BYTES];
     char scratch[TCP_SCRATCH_BYTES];
 };
@@ -143,7 +127,12 @@ struct tcp_cmd *tcp_next_busy(struct tcp_conn *c, struct tcp_cmd *after);
 void tcp_cmd_move(struct tcp_conn *c, struct tcp_cmd *cmd, const struct iovec *iov, int iovcnt,
                   size_t skip);
 /* Data that still come for the command are dropped; the slot stays taken until the response. */
-void tcp_cmd_drop(struct tcp_cmd *cmd);
+void tcp_cmd_drop(struct tcp_conn *c, struct tcp_cmd *cmd);
+/* Bytes of its capsule have left. */
+static inline bool tcp_cmd_started(const struct tcp_cmd *cmd)
+{
+    return cmd->tx != TX_CAPSULE || cmd->out.started;
+}
 /* Takes back a command of which nothing has been sent; false when it is too late. */
 bool tcp_cmd_withdraw(struct tcp_conn *c, struct tcp_cmd *cmd);
 

@@ -1,19 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * backends/nvme_of/tcp_inside.h - what tcp.c, tcp_send.c and tcp_receive.c share. */
+ * backends/nvme_of/tcp_inside.h - what tcp.c and tcp_receive.c share. */
 #ifndef BACKENDS_NVME_OF_TCP_INSIDE_H
 #define BACKENDS_NVME_OF_TCP_INSIDE_H
 
 #include "backends/nvme_of/tcp.h"
 
-/* tcp_send.c */
-/* Sends what is in line; asks for EPOLLOUT when the socket is full. */
-void tcp_send(struct tcp_conn *c);
-/* Puts the next H2CData PDU of the command's R2T in line. */
-void tcp_send_r2t_data(struct tcp_conn *c, struct tcp_cmd *cmd);
-
 /* tcp_receive.c */
-void tcp_receive(struct tcp_conn *c);
+extern const struct nvme_tcp_stream_ops tcp_stream_ops;
 
 /* tcp.c */
 /* The peer has broken the protocol: says so in a TermReq where that is still possible, then down.
@@ -22,8 +16,7 @@ void tcp_fault(struct tcp_conn *c, const struct nvme_tcp_fault *fault, const voi
                size_t len);
 /* The slot of a CID in flight, or NULL. */
 struct tcp_cmd *tcp_find(struct tcp_conn *c, uint16_t cid);
-/* Makes the pages of an iov present in this process after EFAULT: the guard of guest/memory.h
- * replaces those of a truncated file. write: they are going to be written. */
-void tcp_touch(const struct iovec *v, unsigned n, bool write);
+/* Puts the next H2CData PDU of the command's R2T in line. */
+void tcp_send_r2t_data(struct tcp_conn *c, struct tcp_cmd *cmd);
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * backends/nvme_of/cursor.h - a place in an iov, moved forward as bytes come and go. */
-#ifndef BACKENDS_NVME_OF_CURSOR_H
-#define BACKENDS_NVME_OF_CURSOR_H
+ * nvme_tcp/cursor.h - a place in an iov, moved forward as bytes come and go. */
+#ifndef NVME_TCP_CURSOR_H
+#define NVME_TCP_CURSOR_H
 
 #include "base/util.h"
 
