@@ -59,6 +59,34 @@ struct nvme_fabrics_property {
 static_assert(sizeof(struct nvme_fabrics_property) == 64, "Property Get and Set");
 static_assert(offsetof(struct nvme_fabrics_property, attrib) == 40, "ATTRIB");
 
+#define NVME_DISCOVERY_NQN "nqn.2014-08.org.nvmexpress.discovery"
+enum { NVME_CATTR_BYTES_8 = 1 }; /* Property Get and Set, ATTRIB */
+
+struct nvme_log_discovery { /* then numrec entries */
+    le64 genctr, numrec;
+    le16 recfmt;
+    uint8_t reserved18[1006];
+};
+static_assert(sizeof(struct nvme_log_discovery) == 1024, "log 70h header");
+struct nvme_discovery_entry {
+    uint8_t trtype, adrfam, subtype, treq;
+    le16 portid, cntlid, asqsz, eflags;
+    uint8_t reserved12[20];
+    char trsvcid[32];
+    uint8_t reserved64[192];
+    char subnqn[256], traddr[256];
+    uint8_t tsas[256];
+};
+static_assert(sizeof(struct nvme_discovery_entry) == 1024, "log 70h entry");
+enum {
+    NVME_TRTYPE_TCP = 3,
+    NVME_ADRFAM_IPV4 = 1,
+    NVME_ADRFAM_IPV6 = 2,
+    NVME_DISCOVERY_SUBTYPE_NVM = 2,
+    NVME_DISCOVERY_SUBTYPE_SELF = 3,
+    NVME_TREQ_NOT_SPECIFIED = 0,
+};
+
 enum { NVME_PORT_DISCOVERY = 8009, NVME_PORT_IO = 4420 };
 
 #endif

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Room for the data of commands that do not come in capsules. */
+#include "nvmf/inside.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+int buffers_init(struct buffers *b, uint32_t each, unsigned count)
+{
+    b->map_bytes = (size_t)each * count;
+    b->free = calloc(count, sizeof(*b->free));
+    if (!b->free)
+        return -ENOMEM;
+    b->at = mmap(NULL, b->map_bytes, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (b->at == MAP_FAILED) {
+        free(b->free);
+        b->free = NULL;
+        b->at = NULL;
+        return -ENOMEM;
+    }
+    b->each = each;
+    b->count = count;
+    for (unsigned i = count; i > 0; i--)
+        b->free[b->nfree++] = i - 1;
+    return 0;
+}
+
+char *buffers_get(struct buffers *b)
+{
+    return b->nfree ? b->at + (size_t)b->free[--b->nfree] * b->each : NULL;
+}
+
+void buffers_put(struct buffers *b, char *at)
+{
+    b->free[b->nfree++] = (uint32_t)((size_t)(at - b->at) / b->each);
+}
