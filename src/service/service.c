@@ -5,13 +5,13 @@
 #include "base/log.h"
 #include "control/control.h"
 #include "guest/memory.h"
+#include "journal/journal.h"
 #include "link/client.h"
 #include "link/crash.h"
 #include "link/holder.h"
 #include "rpc/server.h"
 #include "runtime/ring.h"
 #include "service/emu_start.h"
-#include "service/journal.h"
 
 #include <errno.h>
 #include <fcntl.h>
