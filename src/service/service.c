@@ -238,7 +238,7 @@ static int make_control(struct service *s, struct err *err)
 
     if (rc < 0)
         return rc;
-    s->env = (struct rpc_env){&control_methods, &s->ctx, journal_save, s->journal};
+    s->env = (struct rpc_env){&service_methods, &s->ctx, journal_save, s->journal};
     s->ctx = (struct control_ctx){.reactor = s->control,
                                   .reactors = s->reactors,
                                   .nreactors = s->nreactors,
