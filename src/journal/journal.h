@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * service/journal.h - the saved configuration: <state-dir>/config.journal, one checksummed line per
+ * journal/journal.h - the saved configuration: <state-dir>/config.journal, one checksummed line per
  * RPC that changed something, appended before the RPC is answered.
  *
  * What holds: a change that was answered survives the death of the service (page cache), and within
@@ -9,8 +9,8 @@
  * file is rewritten aside, synced and renamed. When a change cannot be written the RPC fails and
  * says so, the change stays in force, and the whole file is written anew as soon as that works, so
  * that file and service agree again. Thread: control; the helper thread stays inside. */
-#ifndef SERVICE_JOURNAL_H
-#define SERVICE_JOURNAL_H
+#ifndef JOURNAL_JOURNAL_H
+#define JOURNAL_JOURNAL_H
 
 #include "rpc/dispatch.h"
 

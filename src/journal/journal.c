@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "service/journal_inside.h"
+#include "journal/inside.h"
 
 #include "base/fd.h"
 #include "base/log.h"
