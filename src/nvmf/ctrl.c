@@ -5,9 +5,9 @@
  *
  * A host that comes again may have lost its connections with writes in flight. None of those may
  * reach the medium behind a write of its new controller. So Connect waits until each older
- * controller of the same host at the same port has ended, with all of its commands, or has shown
- * that it is alive: then it belongs to another program of that host. One that is silent ends by its
- * keep-alive timeout. Identify Controller says that this is so (NVME_FENCE_MARK). */
+ * controller of the same host has ended, with all of its commands, or has shown that it is alive:
+ * then it is another path, or of another program. One that is silent ends by its keep-alive
+ * timeout. Identify Controller says that this is so (NVME_VS_FENCE_MARK). */
 #include "nvmf/inside.h"
 
 #include "base/log.h"
@@ -141,7 +141,7 @@ static uint64_t last_sign(const struct nvmf_ctrl *ctrl)
 
 static void look(struct timer *t);
 
-static void look_again(struct nvmf_ctrl *ctrl)
+void ctrl_look(struct nvmf_ctrl *ctrl)
 {
     uint64_t wait = ctrl->kato_ms ? MAX(ctrl->kato_ms / 2, (uint32_t)LOOK_MS) : 0;
 
@@ -169,7 +169,7 @@ static void look(struct timer *t)
     if (!ctrl->ending && (ctrl->kato_ms || !list_empty(&ctrl->suitors)) && now > last + limit)
         ctrl_end(ctrl, "keep-alive timeout");
     else
-        look_again(ctrl);
+        ctrl_look(ctrl);
 }
 
 /* ---- Connect ---- */
@@ -241,7 +241,7 @@ static struct nvmf_ctrl *predecessor(struct nvmf_conn *c, struct nvmf_subsystem 
     {
         struct nvmf_ctrl *ctrl = list_entry(it, struct nvmf_ctrl, node);
 
-        if (ctrl->port == c->port && memcmp(ctrl->hostid, d->hostid, sizeof(ctrl->hostid)) == 0 &&
+        if (memcmp(ctrl->hostid, d->hostid, sizeof(ctrl->hostid)) == 0 &&
             strcmp(ctrl->hostnqn, d->hostnqn) == 0 &&
             (ctrl->ending || last_sign(ctrl) <= c->arrived_ms))
             return ctrl;
@@ -311,7 +311,7 @@ static void connect_admin(struct nvmf_cmd *cmd, struct nvmf_subsystem *ss,
     ctrl = predecessor(c, ss, d);
     if (ctrl) {
         list_append(&ctrl->suitors, &c->suitor_node);
-        look_again(ctrl);
+        ctrl_look(ctrl);
         return;
     }
     if (ss && !free_cntlid(c->target, ss)) {
@@ -326,7 +326,7 @@ static void connect_admin(struct nvmf_cmd *cmd, struct nvmf_subsystem *ss,
     }
     join(ctrl, c);
     take_queue(c, pdu);
-    look_again(ctrl);
+    ctrl_look(ctrl);
     log_limited(&life_limit, LOG_INFO, "nvmf", "%s: controller %u for host %s (%s)", name_of(ctrl),
                 ctrl->cntlid, ctrl->hostnqn, c->peer);
     cmd_answer(cmd, NVME_SC_SUCCESS, ctrl->cntlid);

@@ -29,7 +29,7 @@ static void build_ctrl(const struct nvmf_ctrl *ctrl, struct nvme_id_ctrl *id)
     id->maxcmd = le16_of((uint16_t)tr->max_queue_depth);
     id->sgls = le32_of(NVME_SGLS_SUPPORTED | NVME_SGLS_OFFSET);
     memcpy(id->subnqn, nqn, strlen(nqn));
-    memcpy(id->vs, NVME_FENCE_MARK, strlen(NVME_FENCE_MARK));
+    memcpy(id->vs, NVME_VS_FENCE_MARK, strlen(NVME_VS_FENCE_MARK));
     id->ioccsz = le32_of((CAPSULE_HEAD + (ss ? tr->in_capsule_bytes : 0)) / 16);
     id->iorcsz = le32_of(RESPONSE_BYTES / 16);
     id->msdbd = 1;

@@ -338,6 +338,7 @@ struct nvmf_ctrl {
 
 void ctrl_connect(struct nvmf_cmd *cmd); /* Connect, with its data */
 void ctrl_end(struct nvmf_ctrl *ctrl, const char *why);
+void ctrl_look(struct nvmf_ctrl *ctrl); /* its keep-alive timeout, or who waits for it, is new */
 /* The connection has no command left and is not used any more. */
 void ctrl_conn_gone(struct nvmf_conn *c);
 struct nvmf_conn *ctrl_admin_conn(const struct nvmf_ctrl *ctrl);
