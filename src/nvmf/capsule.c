@@ -337,7 +337,7 @@ static void run(struct nvmf_cmd *cmd)
         cmd_finish(cmd, st);
         return;
     }
-    if (cmd->bytes > 0 && !cmd->in_capsule && !cmd_buffer(cmd))
+    if (cmd->bytes > c->inline_bytes && !cmd_buffer(cmd))
         return;
     with_buffer(cmd);
 }

@@ -64,6 +64,12 @@ void conn_settle(struct nvmf_conn *c)
     reactor_post(c->target->o.control, &c->life);
 }
 
+/* Control: its commands there are to end. */
+static void lost(struct mail *m)
+{
+    ctrl_conn_lost(container_of(m, struct nvmf_conn, lost_mail));
+}
+
 static void shut(struct nvmf_conn *c)
 {
     if (c->state == CONN_CLOSED)
@@ -74,6 +80,8 @@ static void shut(struct nvmf_conn *c)
     timer_cancel(&c->tick);
     list_remove(&c->starved_node);
     cmd_end_all(c);
+    c->lost_mail.fn = lost;
+    reactor_post(c->target->o.control, &c->lost_mail);
     conn_dirty(c); /* its end of turn settles it, when no call is under way */
 }
 

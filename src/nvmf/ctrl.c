@@ -105,10 +105,19 @@ void ctrl_end(struct nvmf_ctrl *ctrl, const char *why)
     settle(ctrl);
 }
 
+void ctrl_conn_lost(struct nvmf_conn *c)
+{
+    if (c->ctrl && !c->is_io)
+        ctrl_end(c->ctrl, "its admin queue is gone");
+    if (list_empty(&c->suitor_node))
+        return;
+    list_remove(&c->suitor_node);
+    cmd_answer(&c->first, NVME_SC_ABORTED_SQ_DELETION, 0);
+}
+
 void ctrl_conn_gone(struct nvmf_conn *c)
 {
     struct nvmf_ctrl *ctrl = c->ctrl;
-    bool admin = ctrl && !c->is_io;
 
     list_remove(&c->node);
     c->target->nconns--;
@@ -116,11 +125,8 @@ void ctrl_conn_gone(struct nvmf_conn *c)
     c->shard->nconns--;
     port_put(c->port);
     conn_free(c);
-    if (!ctrl)
-        return;
-    if (admin)
-        ctrl_end(ctrl, "its admin queue is gone");
-    settle(ctrl);
+    if (ctrl)
+        settle(ctrl);
 }
 
 /* ---- keep alive ---- */

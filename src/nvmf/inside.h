@@ -157,7 +157,7 @@ struct nvmf_conn {
     uint64_t arrived_ms; /* of a Connect that waits for an older controller's end */
     char peer[64];       /* host's address */
     struct mail life;    /* start, gone, free */
-    struct mail close_mail;
+    struct mail close_mail, lost_mail;
 };
 
 /* ---- conn.c ---- */
@@ -339,6 +339,8 @@ struct nvmf_ctrl {
 void ctrl_connect(struct nvmf_cmd *cmd); /* Connect, with its data */
 void ctrl_end(struct nvmf_ctrl *ctrl, const char *why);
 void ctrl_look(struct nvmf_ctrl *ctrl); /* its keep-alive timeout, or who waits for it, is new */
+/* The connection is closed; commands of it may still be under way. */
+void ctrl_conn_lost(struct nvmf_conn *c);
 /* The connection has no command left and is not used any more. */
 void ctrl_conn_gone(struct nvmf_conn *c);
 struct nvmf_conn *ctrl_admin_conn(const struct nvmf_ctrl *ctrl);
