@@ -237,7 +237,7 @@ void nvmf_host_for_each(struct nvmf_subsystem *ss, void (*fn)(const char *hostnq
 
 /* ---- namespaces ---- */
 
-struct nvmf_ns *ns_find(const struct nvmf_subsystem *ss, uint32_t nsid)
+struct nvmf_ns *nvmf_ns_find(const struct nvmf_subsystem *ss, uint32_t nsid)
 {
     list_for_each(it, &ss->namespaces)
     {
@@ -390,7 +390,7 @@ void ns_left(struct nvmf_ns *ns)
 
 void nvmf_ns_remove(struct nvmf_subsystem *ss, uint32_t nsid, nvmf_cb done, void *arg)
 {
-    struct nvmf_ns *ns = ns_find(ss, nsid);
+    struct nvmf_ns *ns = nvmf_ns_find(ss, nsid);
     struct err err;
 
     if (!ns) {
