@@ -36,11 +36,6 @@ void vfio_user_dma_detached(struct vfio_user *vu, uint32_t id)
         session_finish(vu, 0);
 }
 
-void vfio_user_dma_detached_all(struct vfio_user *vu)
-{
-    vfio_user_dma_detached(vu, 0);
-}
-
 void vfio_user_dma_for_each(struct vfio_user *vu,
                             void (*fn)(void *arg, const struct vfio_user_dma *dma), void *arg)
 {

@@ -30,11 +30,6 @@ void vhost_user_mem_detached(struct vhost_user *vh, uint32_t id)
         vh_session_finish(vh, 0);
 }
 
-void vhost_user_mem_detached_all(struct vhost_user *vh)
-{
-    vhost_user_mem_detached(vh, 0);
-}
-
 void vhost_user_config_changed(struct vhost_user *vh, bool broken)
 {
     channel_config_changed(vh);
