@@ -183,10 +183,7 @@ static void memory_for_each(struct emu_function *fn, host_memory_fn call)
 
 static void memory_detached(struct emu_function *fn, uint32_t id)
 {
-    if (id == 0)
-        vhost_user_mem_detached_all(fn->vh);
-    else
-        vhost_user_mem_detached(fn->vh, id);
+    vhost_user_mem_detached(fn->vh, id);
 }
 
 static void hide(struct emu_function *fn, bool hidden)

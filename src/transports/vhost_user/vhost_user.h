@@ -32,7 +32,7 @@ struct vhost_user_limits {
 
 /* One region of the host's memory. The descriptor is the server's. */
 struct vhost_user_mem {
-    uint32_t id; /* never used twice on one socket */
+    uint32_t id; /* never 0, never used twice on one socket */
     uint64_t gpa, size_bytes, user_addr, fd_offset;
     int fd;
 };
@@ -102,8 +102,8 @@ int vhost_user_listen(struct vhost_user *vh, struct err *err);
 
 /* The end of what was answered with LATER. Stale calls are harmless. */
 void vhost_user_reset_done(struct vhost_user *vh);
+/* id 0: of all regions, nobody uses memory any more. */
 void vhost_user_mem_detached(struct vhost_user *vh, uint32_t id);
-void vhost_user_mem_detached_all(struct vhost_user *vh); /* nobody uses memory any more */
 void vhost_user_queue_stopped(struct vhost_user *vh, uint32_t index, uint32_t base);
 void vhost_user_queue_left(struct vhost_user *vh, uint32_t index); /* as DONE of queue_stopping() */
 

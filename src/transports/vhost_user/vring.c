@@ -230,6 +230,7 @@ static int start(struct vhost_user *vh, struct vring *ring, struct err *err)
  * NULL with err filled. */
 static struct vring *find_for_eventfd(struct vhost_user *vh, struct message *m, struct err *err)
 {
+    const struct stream *s = &vh->stream;
     struct vring *ring;
     uint64_t v;
 
@@ -237,23 +238,23 @@ static struct vring *find_for_eventfd(struct vhost_user *vh, struct message *m, 
     ring = find(vh, v & VHOST_USER_VRING_IDX_MASK, err);
     if (!ring)
         return NULL;
-    if (m->nfds != !(v & VHOST_USER_VRING_NOFD))
+    if (s->nfds != !(v & VHOST_USER_VRING_NOFD))
         err_set(err, -EINVAL, "ring %u: %u descriptors, the message says otherwise",
-                index_of(vh, ring), m->nfds);
-    else if (m->nfds && fd_check_eventfd(m->fds[0]) < 0)
+                index_of(vh, ring), s->nfds);
+    else if (s->nfds && fd_check_eventfd(s->fds[0]) < 0)
         err_set(err, -EINVAL, "ring %u: the descriptor is not an eventfd", index_of(vh, ring));
     else
         return ring;
     return NULL;
 }
 
-static void keep(struct message *m, int *slot)
+static void keep(struct stream *s, int *slot)
 {
     fd_close(slot);
-    if (m->nfds == 0)
+    if (s->nfds == 0)
         return;
-    *slot = m->fds[0];
-    m->fds[0] = -1;
+    *slot = s->fds[0];
+    s->fds[0] = -1;
 }
 
 int vring_set_kick(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
@@ -267,7 +268,7 @@ int vring_set_kick(struct vhost_user *vh, struct message *m, struct reply *r, st
     rc = ring->started ? 0 : start(vh, ring, err);
     if (rc < 0)
         return rc;
-    keep(m, &ring->kick_fd);
+    keep(&vh->stream, &ring->kick_fd);
     changed(vh, index_of(vh, ring));
     return 0;
 }
@@ -279,7 +280,7 @@ int vring_set_call(struct vhost_user *vh, struct message *m, struct reply *r, st
     (void)r;
     if (!ring)
         return err->code;
-    keep(m, &ring->call_fd);
+    keep(&vh->stream, &ring->call_fd);
     vh->o.ops->calls_changed(vh->o.dev, index_of(vh, ring), 1);
     return 0;
 }
@@ -291,7 +292,7 @@ int vring_set_err(struct vhost_user *vh, struct message *m, struct reply *r, str
     (void)r;
     if (!ring)
         return err->code;
-    keep(m, &ring->err_fd);
+    keep(&vh->stream, &ring->err_fd);
     return 0;
 }
 
@@ -354,8 +355,8 @@ int vring_get_base(struct vhost_user *vh, struct message *m, struct reply *r, st
     if (!ring)
         return err->code;
     if (ring->started && !stop(vh, ring)) {
-        vh->session->wait = WAIT_BASE;
-        return MESSAGE_LATER;
+        vh->stream.wait = WAIT_BASE;
+        return STREAM_LATER;
     }
     stopped(vh, ring);
     reply_base(vh, ring, r);
@@ -379,8 +380,8 @@ static struct vring *find_stopping(struct vhost_user *vh, uint32_t index)
 static void stop_is_over(struct vhost_user *vh, struct vring *ring)
 {
     stopped(vh, ring);
-    if (vh->session->wait == WAIT_BASE)
-        reply_base(vh, ring, &vh->session->reply);
+    if (vh->stream.wait == WAIT_BASE)
+        reply_base(vh, ring, &vh->reply);
     vh_session_finish(vh, 0);
 }
 
