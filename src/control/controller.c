@@ -103,6 +103,28 @@ struct action *action_create(struct control_ctx *ctx, struct rpc_request *req, c
     return act;
 }
 
+struct action *creation_create(struct control_ctx *ctx, struct rpc_request *req, char *key,
+                               const char *ctrl_id, unsigned function, bool suspended,
+                               struct controller_opts *ret)
+{
+    struct action *act = action_create(ctx, req, key, ctrl_id, NULL);
+
+    if (!act)
+        return NULL;
+    act->run = !suspended;
+    snprintf(act->vuid, sizeof(act->vuid), "%s", link_function_get(ctx->link, function)->vuid);
+    *ret = (struct controller_opts){
+        .set = &ctx->controllers,
+        .ctrl_id = act->ctrl_id,
+        .link = ctx->link,
+        .function = function,
+        .reactor = place_controller(ctx, act->ctrl_id),
+        /* What it serves follows in the journal; the end of the replay lets it run. */
+        .suspended = suspended || rpc_replaying(req),
+    };
+    return act;
+}
+
 static void action_free(struct action *act)
 {
     free(act->key);

@@ -75,6 +75,11 @@ struct action {
 /* key is taken over. NULL: answered. */
 struct action *action_create(struct control_ctx *ctx, struct rpc_request *req, char *key,
                              const char *ctrl_id, void (*success)(struct action *act));
+/* The action of a creation, and what the makers of all kinds are told of it. key is taken over.
+ * NULL: answered. */
+struct action *creation_create(struct control_ctx *ctx, struct rpc_request *req, char *key,
+                               const char *ctrl_id, unsigned function, bool suspended,
+                               struct controller_opts *ret);
 /* The controller_cb: saves and answers true, or answers the error. arg: the action, which is freed.
  */
 void acted(void *arg, int rc, const struct err *err);

@@ -154,18 +154,18 @@ static void nvme_controller_dbg_io_stats_get(void *arg, struct rpc_request *req,
     json_object_set_new(o, "ctrl_id", json_string(info.ctrl_id));
     json_object_set_new(o, "queues", queues);
     set_io_counts(o, &total);
-    set_number(o, "interrupts", info.interrupts);
+    set_number(o, "interrupts", info.counts->interrupts);
     set_number(o, "doorbell_messages", info.doorbell_messages);
-    set_number(o, "memory_parked", info.memory_parked);
-    set_number(o, "in_flight", info.in_flight);
+    set_number(o, "memory_parked", info.counts->memory_parked);
+    set_number(o, "in_flight", info.counts->in_flight);
     set_number(o, "bounce_bytes", bounce_bytes);
     recovery = json_object();
-    set_number(recovery, "adopted", info.recovery.adopted);
-    set_number(recovery, "records", info.recovery.records);
-    set_number(recovery, "live", info.recovery.live);
-    set_number(recovery, "intent_stored", info.recovery.intent_stored);
-    set_number(recovery, "posted", info.recovery.posted);
-    set_number(recovery, "unpublished", info.recovery.unpublished);
+    set_number(recovery, "adopted", info.counts->adopted);
+    set_number(recovery, "records", info.counts->records);
+    set_number(recovery, "live", info.counts->live);
+    set_number(recovery, "intent_stored", info.counts->intent_stored);
+    set_number(recovery, "posted", info.counts->posted);
+    set_number(recovery, "unpublished", info.counts->unpublished);
     json_object_set_new(o, "recovery", recovery);
     rpc_result(req, o);
 }

@@ -84,6 +84,7 @@ static void virtio_blk_controller_create(void *arg, struct rpc_request *req, con
     const struct create_args *a = args;
     struct control_ctx *ctx = arg;
     int function = select_function(ctx, req, &a->function, FUNCTION_VIRTIO_BLK);
+    struct controller_opts base;
     struct vblk_ctrl_opts opts;
     struct err err = {0};
     struct action *act;
@@ -93,18 +94,12 @@ static void virtio_blk_controller_create(void *arg, struct rpc_request *req, con
     if (function < 0 || !find_bdev(ctx, req, a->bdev, a->dbg_bdev_type, &bdev) ||
         !choose_ctrl_id(ctx, req, a->ctrl_id, "VblkCtrl", ctrl_id))
         return;
-    act = action_create(ctx, req, key_of_vblk(ctrl_id), ctrl_id, NULL);
+    act = creation_create(ctx, req, key_of_vblk(ctrl_id), ctrl_id, (unsigned)function, a->suspended,
+                          &base);
     if (!act)
         return;
-    act->run = !a->suspended;
-    snprintf(act->vuid, sizeof(act->vuid), "%s",
-             link_function_get(ctx->link, (unsigned)function)->vuid);
     opts = (struct vblk_ctrl_opts){
-        .set = &ctx->controllers,
-        .ctrl_id = act->ctrl_id,
-        .link = ctx->link,
-        .function = (unsigned)function,
-        .reactor = place_controller(ctx, act->ctrl_id),
+        .base = base,
         .bdev = bdev,
         .vblk_id = a->vblk_id,
         .num_queues = a->num_queues,
@@ -113,8 +108,6 @@ static void virtio_blk_controller_create(void *arg, struct rpc_request *req, con
         .size_max = a->size_max,
         .read_only = a->read_only,
         .indirect_desc = a->indirect_desc_set ? a->indirect_desc : true,
-        /* Its bdev may follow in the journal; the end of the replay lets it run. */
-        .suspended = a->suspended || rpc_replaying(req),
     };
     if (vblk_ctrl_create(&opts, NULL, controller_created, act, &err) < 0)
         controller_created(act, err.code, &err);

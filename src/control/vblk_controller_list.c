@@ -97,13 +97,13 @@ static json_t *recovery_json(const struct vblk_ctrl_info *info)
 {
     json_t *o = json_object();
 
-    set_number(o, "adopted", info->recovery.adopted);
-    set_number(o, "records", info->recovery.records);
-    set_number(o, "live", info->recovery.live);
-    set_number(o, "intent_stored", info->recovery.intent_stored);
-    set_number(o, "posted", info->recovery.posted);
-    set_number(o, "unpublished", info->recovery.unpublished);
-    set_number(o, "from_area", info->recovery.from_area);
+    set_number(o, "adopted", info->counts->adopted);
+    set_number(o, "records", info->counts->records);
+    set_number(o, "live", info->counts->live);
+    set_number(o, "intent_stored", info->counts->intent_stored);
+    set_number(o, "posted", info->counts->posted);
+    set_number(o, "unpublished", info->counts->unpublished);
+    set_number(o, "from_area", info->counts->from_area);
     return o;
 }
 
@@ -142,9 +142,9 @@ static void virtio_blk_controller_dbg_io_stats_get(void *arg, struct rpc_request
     json_object_set_new(o, "ctrl_id", json_string(info.ctrl_id));
     json_object_set_new(o, "queues", queues);
     set_io_counts(o, &total);
-    set_number(o, "interrupts", info.interrupts);
-    set_number(o, "memory_parked", info.memory_parked);
-    set_number(o, "in_flight", info.in_flight);
+    set_number(o, "interrupts", info.counts->interrupts);
+    set_number(o, "memory_parked", info.counts->memory_parked);
+    set_number(o, "in_flight", info.counts->in_flight);
     set_number(o, "bounce_bytes", bdev.bounce_bytes);
     json_object_set_new(o, "recovery", recovery_json(&info));
     rpc_result(req, o);

@@ -39,16 +39,8 @@ struct nvme_ctrl_info nvme_ctrl_get_info(const struct nvme_ctrl *c)
 
     i.num_msix = i.function->num_msix;
     i.plugged = i.function->host_connected;
-    i.recovery.adopted = dev->recovery.adopted;
-    i.recovery.records = dev->recovery.records;
-    i.recovery.live = dev->recovery.live;
-    i.recovery.intent_stored = dev->recovery.intent_stored;
-    i.recovery.posted = dev->recovery.posted;
-    i.recovery.unpublished = dev->recovery.unpublished;
-    i.interrupts = dev->interrupts;
+    i.counts = &dev->base.counts;
     i.doorbell_messages = dev->doorbell_messages;
-    i.memory_parked = dev->memory_parked;
-    i.in_flight = atomic_load_explicit(&dev->inflight_shown, memory_order_relaxed);
     return i;
 }
 
