@@ -91,12 +91,11 @@ void nvme_ctrl_for_each(struct nvme_subsystems *set, void (*fn)(struct nvme_ctrl
 struct nvme_queue_stats {
     uint64_t reads, writes, flushes;
 };
+/* What the kind knows; controller/ tells state and function. */
 struct nvme_ctrl_info {
-    const char *ctrl_id, *state; /* state: controller_state_text() */
+    const char *ctrl_id;
     struct nvme_subsystem *subsystem;
-    const struct link_function_info *function;
-    uint32_t cntlid, mdts, num_queues, num_msix;
-    bool plugged;                       /* a host is connected */
+    uint32_t cntlid, mdts, num_queues;
     const struct device_counts *counts; /* valid while the controller is */
     uint64_t doorbell_messages;
 };

@@ -355,15 +355,13 @@ void vblk_ctrl_detach(struct vblk_ctrl *ctrl, controller_cb done, void *arg)
 
 /* ---- describing ---- */
 
-struct vblk_ctrl_info vblk_ctrl_get_info(struct vblk_ctrl *ctrl)
+struct vblk_ctrl_info vblk_ctrl_get_info(const struct vblk_ctrl *ctrl)
 {
     const struct vblk_dev *dev = ctrl->dev;
 
     return (struct vblk_ctrl_info){
         .ctrl_id = ctrl->base.ctrl_id,
-        .state = controller_state_text(&ctrl->base),
         .vblk_id = ctrl->vblk_id,
-        .function = controller_function(&ctrl->base),
         .bdev = ctrl->bdev,
         .num_queues = dev->o.num_queues,
         .queue_size = dev->o.queue_size,

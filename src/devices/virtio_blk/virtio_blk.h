@@ -44,15 +44,15 @@ void vblk_ctrl_attach(struct vblk_ctrl *ctrl, struct bdev *bdev, const char *vbl
  * they did not within 2 s, the controller runs on as before. */
 void vblk_ctrl_detach(struct vblk_ctrl *ctrl, controller_cb done, void *arg);
 
+/* What the kind knows; controller/ tells state and function. */
 struct vblk_ctrl_info {
-    const char *ctrl_id, *state, *vblk_id;
-    const struct link_function_info *function;
+    const char *ctrl_id, *vblk_id;
     struct bdev *bdev; /* NULL: none */
     uint32_t num_queues, queue_size, seg_max, size_max;
     bool read_only, indirect_desc;
     const struct device_counts *counts; /* valid while the controller is */
 };
-struct vblk_ctrl_info vblk_ctrl_get_info(struct vblk_ctrl *ctrl);
+struct vblk_ctrl_info vblk_ctrl_get_info(const struct vblk_ctrl *ctrl);
 
 struct vblk_queue_stats {
     uint64_t reads, writes, flushes, discards, write_zeroes, errors;
