@@ -92,7 +92,6 @@ struct device {
     const struct device_ops *ops;
     struct function *f; /* NULL before the lease */
     struct reactor *reactor;
-    char name[LINK_NAME_BYTES];
     uint32_t hold;     /* enum device_hold, and the kind's */
     uint32_t inflight; /* with a bdev, all queues */
     bool kicked;
@@ -102,6 +101,7 @@ struct device {
     struct motion suspend, quit;
     struct device_counts counts;
     _Atomic bool failed; /* any thread reads */
+    char name[LINK_NAME_BYTES];
     /* Private to this room. */
     enum controller_part suspending;
     bool settling, settle_mailed;
