@@ -64,7 +64,7 @@ struct vring {
     uint64_t desc_user, driver_user, device_user;
     uint64_t desc_gpa, driver_gpa, device_gpa;
     int kick_fd, call_fd, err_fd;
-    bool addressed, enabled, started, stopping;
+    bool addressed, enabled, started, stopping, pausing;
     uint32_t start;
 };
 
@@ -86,6 +86,7 @@ enum session_wait {
     WAIT_NOTHING,
     WAIT_MEM,
     WAIT_BASE,
+    WAIT_PAUSE,
     WAIT_STOP, /* rings stop, one by one, before a reset */
     WAIT_RESET,
 };

@@ -72,6 +72,7 @@ bool vhost_user_queue_get(const struct vhost_user *vh, unsigned index, struct vh
         .run =
             !ring->stopping && (ring->enabled || !(vh->features & VHOST_USER_F_PROTOCOL_FEATURES)),
         .stopping = ring->stopping,
+        .pausing = ring->pausing,
         .kick_fd = ring->kick_fd,
     };
     return true;
@@ -296,6 +297,19 @@ int vring_set_err(struct vhost_user *vh, struct message *m, struct reply *r, str
     return 0;
 }
 
+/* False: later. */
+static bool pause_ring(struct vhost_user *vh, struct vring *ring)
+{
+    struct vhost_user_queue q;
+
+    ring->pausing = true;
+    vhost_user_queue_get(vh, index_of(vh, ring), &q);
+    if (vh->o.ops->queue_pausing(vh->o.dev, &q) == VHOST_USER_LATER)
+        return false;
+    ring->pausing = false;
+    return true;
+}
+
 int vring_set_enable(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
 {
     struct vhost_user_vring_state s = state_of(m);
@@ -312,13 +326,29 @@ int vring_set_enable(struct vhost_user *vh, struct message *m, struct reply *r, 
     if (ring->enabled == s.num)
         return 0;
     ring->enabled = s.num;
-    changed(vh, s.index);
+    ring->pausing = false;
+    if (ring->enabled)
+        changed(vh, s.index);
+    else if (ring->started && !pause_ring(vh, ring)) {
+        vh->stream.wait = WAIT_PAUSE;
+        return STREAM_LATER;
+    }
     return 0;
+}
+
+void vhost_user_queue_paused(struct vhost_user *vh, uint32_t index)
+{
+    struct vring *ring = &vh->ring[index < VHOST_USER_MAX_QUEUES ? index : 0];
+
+    if (index >= VHOST_USER_MAX_QUEUES || !ring->pausing || vh->stream.wait != WAIT_PAUSE)
+        return;
+    ring->pausing = false;
+    vh_session_finish(vh, 0);
 }
 
 static void stopped(struct vhost_user *vh, struct vring *ring)
 {
-    ring->started = ring->stopping = false;
+    ring->started = ring->stopping = ring->pausing = false;
     fd_close(&ring->kick_fd);
     if (ring->call_fd < 0)
         return;
