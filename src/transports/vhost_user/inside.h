@@ -148,7 +148,8 @@ int vring_set_call(struct vhost_user *vh, struct message *m, struct reply *r, st
 int vring_set_err(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err);
 int vring_set_enable(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err);
 bool vring_any_started(const struct vhost_user *vh);
-/* Stops all rings. False: one of them is being drained, vhost_user_queue_stopped() ends the wait. */
+/* Stops all rings. False: one of them is being drained, vhost_user_queue_stopped() ends the wait.
+ */
 bool vring_stop_all(struct vhost_user *vh);
 void vring_init_all(struct vhost_user *vh);
 /* Stops and empties all rings without asking anybody. all: also their call and error eventfds and

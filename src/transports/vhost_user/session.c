@@ -123,10 +123,8 @@ static void surplus(struct stream *s, int fd)
 static struct stream_log logs = {.room = "vhost-user"};
 
 static const char *const waits[] = {
-    [WAIT_MEM] = "removal of memory",
-    [WAIT_BASE] = "stop of a ring",
-    [WAIT_PAUSE] = "pause of a ring",
-    [WAIT_STOP] = "stop of a ring",
+    [WAIT_MEM] = "removal of memory", [WAIT_BASE] = "stop of a ring",
+    [WAIT_PAUSE] = "pause of a ring", [WAIT_STOP] = "stop of a ring",
     [WAIT_RESET] = "reset",
 };
 
