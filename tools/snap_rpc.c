@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * snap_rpc - the command line of a snap_service, also under the names snap_rpc.py and spdk_rpc.py.
- * Its commands are the method tables of control/, so there is nothing here to keep in step with
- * them. */
+ * snap_rpc - the command line of snap_service and snap_target, also under the names snap_rpc.py and
+ * spdk_rpc.py. Its commands are the method tables of control/, so there is nothing here to keep in
+ * step with them. */
 #include "base/fd.h"
 #include "control/control.h"
 #include "rpc/command.h"
@@ -47,12 +47,13 @@ static void usage(const char *program)
     printf("usage: %s [-s SOCKET] [-t SECONDS] [-v LEVEL] COMMAND [arguments]\n"
            "       %s [options] < FILE          one command per line, stops at the first failure\n"
            "       %s COMMAND --help\n\n"
-           "  -s SOCKET    socket of the service (default $SNAP_RPC_SOCK, /var/tmp/spdk.sock)\n"
+           "  -s SOCKET    socket of the service (default $SNAP_RPC_SOCK, /var/tmp/spdk.sock),\n"
+           "               or of the target: /var/tmp/snap_target.sock\n"
            "  -t SECONDS   longest wait for an answer (default 60.0)\n"
            "  -v LEVEL     DEBUG shows requests and answers; INFO, ERROR\n\n"
            "commands:\n",
            program, program, program);
-    rpc_method_for_each(&control_methods, list_method, NULL);
+    rpc_method_for_each(&all_methods, list_method, NULL);
 }
 
 /* ---- talking to the service ---- */
@@ -73,7 +74,7 @@ static int connect_service(struct client *c, struct err *err)
         return 0;
     fd = fd_unix_connect(c->opts->socket, SOCK_STREAM, err);
     if (fd < 0)
-        return err_prefix(err, fd, "is snap_service running? ");
+        return err_prefix(err, fd, "is snap_service (or snap_target) running? ");
     c->fd = fd;
     return 0;
 }
@@ -248,7 +249,7 @@ static bool wants_help(int argc, char **argv)
 
 static int run_command(struct client *c, const char *program, int argc, char **argv)
 {
-    const struct rpc_method *m = rpc_method_find(&control_methods, argv[0]);
+    const struct rpc_method *m = rpc_method_find(&all_methods, argv[0]);
     json_t *params;
     struct err err = {0};
     int rc;
@@ -257,7 +258,7 @@ static int run_command(struct client *c, const char *program, int argc, char **a
         rpc_command_help(m, stdout);
         return 0;
     }
-    rc = rpc_command_parse(&control_methods, argc, argv, &m, &params, &err);
+    rc = rpc_command_parse(&all_methods, argc, argv, &m, &params, &err);
     if (rc < 0) {
         fprintf(stderr, "%s: %s\n", program, err.msg);
         fprintf(stderr,

@@ -111,8 +111,9 @@ static void bdev_null_delete(void *ctx, struct rpc_request *req, const void *arg
     bdev_delete(ctx, req, ((const struct bdev_delete_args *)args)->name, "null");
 }
 
-/* The disk's memory. What snap_emu keeps under this name is taken over when it has the right size;
- * with another size it belongs to a disk that was deleted while snap_emu could not be told. */
+/* The disk's memory: of this process when there is no snap_emu. What snap_emu keeps under this name
+ * is taken over when it has the right size; with another size it belongs to a disk that was deleted
+ * while snap_emu could not be told. */
 static int disk_memory(struct control_ctx *ctx, struct rpc_request *req,
                        const struct malloc_opts *opts, struct err *err)
 {
@@ -125,6 +126,12 @@ static int disk_memory(struct control_ctx *ctx, struct rpc_request *req,
         rc = malloc_bdev_keepsake(opts->name, keepsake, sizeof(keepsake), err);
     if (rc < 0)
         return rc;
+    if (!ctx->link) {
+        fd = fd_memfd(keepsake, bytes);
+        return fd >= 0 ? fd
+                       : err_set(err, fd, "bdev '%s': no memory of %llu bytes: %s", opts->name,
+                                 (unsigned long long)bytes, strerror(-fd));
+    }
     fd = link_keep_sync(ctx->link, keepsake, bytes, err);
     if (fd >= 0 && !rpc_replaying(req) && fstat(fd, &st) == 0 && (uint64_t)st.st_size != bytes) {
         fd_close(&fd);
@@ -193,6 +200,8 @@ static void bdev_malloc_delete(void *arg, struct rpc_request *req, const void *a
     }
     snprintf(copy, sizeof(copy), "%s", name);
     bdev_delete(ctx, req, name, "malloc"); /* may answer: args are gone */
+    if (!ctx->link)
+        return;
     if (malloc_bdev_keepsake(copy, keepsake, sizeof(keepsake), &err) < 0 ||
         link_drop_sync(ctx->link, keepsake, &err) < 0)
         log_line(LOG_WARNING, "control", "bdev %s: its memory stays with snap_emu: %s", copy,
@@ -207,8 +216,9 @@ static const struct rpc_method methods[] = {
      bdev_null_delete, "delete a null disk", RPC_JOURNAL, "true"},
     {"bdev_malloc_create", RPC_PARAMS(malloc_params), sizeof(struct memory_args),
      bdev_malloc_create,
-     "make a disk in memory; its contents outlive the service, but not snap_emu", RPC_JOURNAL,
-     "name of the bdev"},
+     "make a disk in memory; its contents outlive snap_service, but not snap_emu; those of "
+     "snap_target end with it",
+     RPC_JOURNAL, "name of the bdev"},
     {"bdev_malloc_delete", RPC_PARAMS(bdev_delete_params), sizeof(struct bdev_delete_args),
      bdev_malloc_delete, "delete a memory disk and its contents", RPC_JOURNAL, "true"},
 };

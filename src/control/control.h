@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * control/control.h - the service's RPC methods and what they act on.
+ * control/control.h - the programs' RPC methods and what they act on.
  * Thread: control. */
 #ifndef CONTROL_CONTROL_H
 #define CONTROL_CONTROL_H
@@ -13,6 +13,8 @@
 #include "link/client.h"
 #include "rpc/dispatch.h"
 
+struct nvmf_target;
+
 /* Filled by the program before the first call, but for the last part. */
 struct control_ctx {
     struct reactor *reactor;   /* control */
@@ -20,9 +22,10 @@ struct control_ctx {
     unsigned nreactors;
     struct bdev_set *bdevs;
     struct controllers controllers; /* of all kinds; initialised by the program */
-    struct nvme_subsystems *subsystems;
     struct nvme_of *nvme_of;
-    struct link_client *link;
+    struct nvme_subsystems *subsystems; /* snap_service only */
+    struct nvmf_target *nvmf;           /* snap_target only */
+    struct link_client *link;           /* NULL in snap_target: no functions, no keepsakes */
     const struct rpc_env
         *env; /* the one with this ctx: its save() takes changes that no call makes */
 
@@ -34,7 +37,10 @@ struct control_ctx {
     json_t *attached;         /* name of an NVMe-oF controller: the params it was attached with */
 };
 
-extern const struct rpc_method_set control_methods;
+/* What snap_service serves, what snap_target serves, and what the command line knows: all of it.
+ * Each is an object file of its own, so that a program is linked with the rooms of its own methods
+ * only. */
+extern const struct rpc_method_set service_methods, target_methods, all_methods;
 
 /* Resumes the controllers that were not suspended when they were saved, then calls done (once,
  * maybe inside) and answers framework_wait_init. Failures are logged and shown in the controllers'

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Methods about the service itself. */
+ * Methods about the program itself. */
 #include "control/inside.h"
 
 #include "base/log.h"
@@ -27,11 +27,12 @@ static const struct rpc_param methods_params[] = {
      "also other names of methods (there are none)", "-i", NULL, 0, 0, 0},
 };
 
-static void rpc_get_methods(void *ctx, struct rpc_request *req, const void *args)
+static void rpc_get_methods(void *arg, struct rpc_request *req, const void *args)
 {
+    struct control_ctx *ctx = arg;
     json_t *list = json_array();
 
-    rpc_method_for_each(&control_methods, add_name, list);
+    rpc_method_for_each(ctx->env->methods, add_name, list);
     rpc_result(req, list);
 }
 

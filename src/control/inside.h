@@ -11,6 +11,14 @@ extern const struct rpc_method_table bdev_methods, bdev_file_methods, bdev_memor
     nvme_controller_life_methods, nvme_controller_list_methods, nvme_namespace_methods,
     nvme_subsystem_methods, vblk_controller_methods, vblk_controller_list_methods;
 
+/* Rows of the programs' sets of methods. */
+#define COMMON_TABLES                                                                              \
+    &general_methods, &bdev_methods, &bdev_memory_methods, &bdev_file_methods, &bdev_nvme_methods
+#define SERVICE_TABLES                                                                             \
+    &emulation_methods, &nvme_subsystem_methods, &nvme_namespace_methods,                          \
+        &nvme_controller_methods, &nvme_controller_life_methods, &nvme_controller_list_methods,    \
+        &vblk_controller_methods, &vblk_controller_list_methods
+
 /* Keys of the saved configuration, "nvme/<nqn>/ns/1": any part may hold '/', which is escaped. From
  * malloc, never NULL (the process ends when there is no memory for 300 bytes). ns 0 and ctrl NULL:
  * leave that part out. */

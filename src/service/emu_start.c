@@ -73,7 +73,7 @@ static void become_emu(const struct options *opts, const char *program, int read
     argv[n++] = "--run-dir";
     argv[n++] = opts->run_dir;
     argv[n++] = "--state-dir";
-    argv[n++] = opts->state_dir;
+    argv[n++] = opts->common.state_dir;
     if (opts->topology) {
         argv[n++] = "--topology";
         argv[n++] = opts->topology;

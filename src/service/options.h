@@ -4,16 +4,13 @@
 #ifndef SERVICE_OPTIONS_H
 #define SERVICE_OPTIONS_H
 
-#include <stdbool.h>
-#include <stdint.h>
+#include "program/options.h"
 
 struct options {
-    const char *rpc_socket; /* -r */
-    const char *run_dir, *state_dir;
+    struct program_options common;
+    const char *run_dir;
     const char *topology; /* for a snap_emu that must be started; NULL: its defaults */
     const char *emu_path; /* program to start; NULL: beside this one, then PATH */
-    uint64_t core_mask;   /* -m; 0: one reactor that is not pinned */
-    uint32_t poll_window_us;
     bool supervise, no_emu;
 };
 

@@ -7,21 +7,13 @@
 
 enum { RTD3_US = 10000000 }; /* shutdown flushes remote storage: hosts wait at least this long */
 
-static void pad_text(char *dst, size_t size, const char *text)
-{
-    size_t len = strnlen(text, size);
-
-    memset(dst, ' ', size);
-    memcpy(dst, text, len);
-}
-
 static void build_ctrl(struct nvme_dev *dev, struct nvme_id_ctrl *id)
 {
     uint16_t oncs = NVME_ONCS_SAVE_SELECT | NVME_ONCS_TIMESTAMP;
 
-    pad_text(id->sn, sizeof(id->sn), nvme_subsystem_sn(dev->ss));
-    pad_text(id->mn, sizeof(id->mn), nvme_subsystem_mn(dev->ss));
-    pad_text(id->fr, sizeof(id->fr), OPENSNAP_VERSION);
+    nvme_pad_text(id->sn, sizeof(id->sn), nvme_subsystem_sn(dev->ss));
+    nvme_pad_text(id->mn, sizeof(id->mn), nvme_subsystem_mn(dev->ss));
+    nvme_pad_text(id->fr, sizeof(id->fr), OPENSNAP_VERSION);
     id->rab = 6;
     id->cmic = NVME_CMIC_MULTI_CTRL; /* each function of a subsystem is a controller */
     id->mdts = (uint8_t)dev->mdts;
@@ -54,55 +46,21 @@ static void build_ctrl(struct nvme_dev *dev, struct nvme_id_ctrl *id)
     memcpy(id->subnqn, nvme_subsystem_nqn(dev->ss), strlen(nvme_subsystem_nqn(dev->ss)));
 }
 
-static bool is_zero(const uint8_t *p, size_t n)
+static struct nvme_ns_view view_of(const struct nvme_dev *dev, const struct nvme_dev_ns *ns)
 {
-    for (size_t i = 0; i < n; i++)
-        if (p[i])
-            return false;
-    return true;
-}
+    struct nvme_ns_view view = {
+        .nsid = ns->nsid,
+        .nblocks = ns->nblocks,
+        .block_shift = (uint8_t)ns->block_shift,
+        .shared = ns->shared,
+        .read_only = ns->read_only,
+        .write_zeroes_dealloc = dev->write_zeroes && ns->can_write_zeroes,
+        .uuid = ns->uuid,
+    };
 
-static void build_ns(const struct nvme_dev *dev, const struct nvme_dev_ns *ns,
-                     struct nvme_id_ns *id)
-{
-    id->nsze = id->ncap = id->nuse = le64_of(ns->nblocks);
-    id->nsfeat = 0;
-    id->nmic = ns->shared ? NVME_NMIC_SHARED : 0;
-    id->nsattr = ns->read_only ? NVME_NSATTR_WRITE_PROTECTED : 0;
-    /* What a deallocated block reads as depends on the backend: not reported, except through DEAC.
-     */
-    id->dlfeat = dev->write_zeroes && ns->can_write_zeroes ? NVME_DLFEAT_WZ_DEALLOC : 0;
-    id->lbaf[0].lbads = (uint8_t)ns->block_shift;
-    memcpy(id->nguid, ns->nguid, sizeof(id->nguid));
-    memcpy(id->eui64, ns->eui64, sizeof(id->eui64));
-}
-
-static void build_independent(const struct nvme_dev_ns *ns, struct nvme_id_ns_independent *id)
-{
-    id->nmic = ns->shared ? NVME_NMIC_SHARED : 0;
-    id->nsattr = ns->read_only ? NVME_NSATTR_WRITE_PROTECTED : 0;
-    id->nstat = NVME_NSTAT_NRDY;
-}
-
-static uint8_t *put_desc(uint8_t *at, uint8_t type, const void *value, uint8_t bytes)
-{
-    struct nvme_ns_id_desc d = {.nidt = type, .nidl = bytes};
-
-    memcpy(at, &d, sizeof(d));
-    memcpy(at + sizeof(d), value, bytes);
-    return at + sizeof(d) + bytes;
-}
-
-static void build_descs(const struct nvme_dev_ns *ns, uint8_t *page)
-{
-    uint8_t csi = NVME_CSI_NVM;
-
-    if (!is_zero(ns->eui64, sizeof(ns->eui64)))
-        page = put_desc(page, NVME_NIDT_EUI64, ns->eui64, sizeof(ns->eui64));
-    if (!is_zero(ns->nguid, sizeof(ns->nguid)))
-        page = put_desc(page, NVME_NIDT_NGUID, ns->nguid, sizeof(ns->nguid));
-    page = put_desc(page, NVME_NIDT_UUID, ns->uuid.b, sizeof(ns->uuid.b));
-    put_desc(page, NVME_NIDT_CSI, &csi, 1);
+    memcpy(view.nguid, ns->nguid, sizeof(view.nguid));
+    memcpy(view.eui64, ns->eui64, sizeof(view.eui64));
+    return view;
 }
 
 static nvme_status build_list(struct nvme_dev *dev, uint32_t after, le32 *list)
@@ -118,16 +76,18 @@ static nvme_status build_list(struct nvme_dev *dev, uint32_t after, le32 *list)
     return NVME_SC_SUCCESS;
 }
 
-/* An inactive namespace answers with a page of zeroes where the specification says so. */
+/* An inactive namespace answers with a page of zeroes where the specification says so: SUCCESS, and
+ * ret's nsid stays 0. */
 static nvme_status find_ns(struct nvme_dev *dev, uint32_t nsid, bool zero_if_inactive,
-                           struct nvme_dev_ns **ret)
+                           struct nvme_ns_view *ret)
 {
-    nvme_status st = nvme_dev_ns_get(dev, nsid, ret);
+    struct nvme_dev_ns *ns;
+    nvme_status st = nvme_dev_ns_get(dev, nsid, &ns);
 
-    if (st == NVME_DNR(NVME_SC_INVALID_FIELD) && zero_if_inactive) {
-        *ret = NULL;
-        return NVME_SC_SUCCESS;
-    }
+    if (st == NVME_SC_SUCCESS)
+        *ret = view_of(dev, ns);
+    else if (st == NVME_DNR(NVME_SC_INVALID_FIELD) && zero_if_inactive)
+        st = NVME_SC_SUCCESS;
     return st;
 }
 
@@ -144,7 +104,7 @@ nvme_status nvme_identify(struct nvme_req *req)
         le32 list[NVME_IDENTIFY_BYTES / 4];
     } page;
     uint32_t cns = le32_get(sqe->cdw10) & 0xff;
-    struct nvme_dev_ns *ns = NULL;
+    struct nvme_ns_view ns = {0};
     nvme_status st = NVME_SC_SUCCESS;
 
     memset(&page, 0, sizeof(page));
@@ -155,8 +115,8 @@ nvme_status nvme_identify(struct nvme_req *req)
     switch (cns) {
     case NVME_CNS_NS:
         st = find_ns(dev, nsid, true, &ns);
-        if (st == NVME_SC_SUCCESS && ns)
-            build_ns(dev, ns, &page.ns);
+        if (ns.nsid)
+            nvme_identify_ns(&ns, &page.ns);
         break;
     case NVME_CNS_CTRL:
         build_ctrl(dev, &page.ctrl);
@@ -168,7 +128,7 @@ nvme_status nvme_identify(struct nvme_req *req)
     case NVME_CNS_NS_DESC_LIST:
         st = find_ns(dev, nsid, false, &ns);
         if (st == NVME_SC_SUCCESS)
-            build_descs(ns, page.bytes);
+            nvme_identify_ns_descs(&ns, page.bytes);
         break;
     case NVME_CNS_CSI_NS: /* no storage tags, no extended formats: all zero */
         st = find_ns(dev, nsid, true, &ns);
@@ -177,8 +137,8 @@ nvme_status nvme_identify(struct nvme_req *req)
         break;
     case NVME_CNS_CSI_INDEPENDENT_NS:
         st = find_ns(dev, nsid, true, &ns);
-        if (st == NVME_SC_SUCCESS && ns)
-            build_independent(ns, &page.independent);
+        if (ns.nsid)
+            nvme_identify_ns_independent(&ns, &page.independent);
         break;
     default:
         return NVME_DNR(NVME_SC_INVALID_FIELD);

@@ -8,10 +8,7 @@
 #include "base/util.h"
 #include "devices/nvme/nvme.h"
 #include "devices/nvme/state.h"
-
-typedef uint16_t nvme_status; /* bits 14:0 of the status field of a CQE */
-enum { NVME_PENDING = 0xffff };
-#define NVME_DNR(sc) ((nvme_status)((sc) | NVME_STATUS_DNR))
+#include "nvme_core/core.h"
 
 enum {
     NVME_PAGE = 4096,        /* CC.MPS is 0, always */
@@ -303,7 +300,6 @@ nvme_status nvme_identify(struct nvme_req *req);
 nvme_status nvme_get_features(struct nvme_req *req);
 nvme_status nvme_set_features(struct nvme_req *req);
 nvme_status nvme_get_log_page(struct nvme_req *req);
-nvme_status nvme_status_of(int rc, enum bdev_op op);
 uint64_t nvme_boot_ms(void);
 
 /* ---- transfer.c: small data of admin commands, by PRP ---- */

@@ -5,38 +5,6 @@
 
 #include "base/checked.h"
 
-#include <errno.h>
-
-nvme_status nvme_status_of(int rc, enum bdev_op op)
-{
-    switch (rc) {
-    case 0:
-        return NVME_SC_SUCCESS;
-    case -ECANCELED:
-        return NVME_SC_ABORT_REQUESTED;
-    case -ENOTSUP:
-        return NVME_DNR(NVME_SC_INVALID_OPCODE);
-    case -EINVAL:
-        return NVME_DNR(NVME_SC_INVALID_FIELD);
-    case -ERANGE:
-        return NVME_DNR(NVME_SC_LBA_RANGE);
-    case -ENOSPC:
-        return NVME_DNR(NVME_SC_CAPACITY_EXCEEDED);
-    case -EROFS:
-        return NVME_DNR(NVME_SC_NS_WRITE_PROTECTED);
-    case -EFAULT:
-        return NVME_DNR(NVME_SC_DATA_TRANSFER_ERROR);
-    case -ENODEV:
-        return NVME_SC_NS_NOT_READY;
-    case -EIO:
-        return op == BDEV_READ    ? NVME_SC_UNRECOVERED_READ
-               : op == BDEV_WRITE ? NVME_SC_WRITE_FAULT
-                                  : NVME_SC_INTERNAL_ERROR;
-    default:
-        return NVME_SC_INTERNAL_ERROR;
-    }
-}
-
 static nvme_status next_step(struct nvme_req *req);
 
 static void io_done(struct bdev_req *io, int rc)
@@ -85,20 +53,6 @@ static nvme_status submit(struct nvme_req *req, struct nvme_dev_ns *ns)
 
 /* ---- Read, Write, Write Zeroes ---- */
 
-static nvme_status check_blocks(const struct nvme_dev_ns *ns, const struct nvme_sqe *sqe,
-                                struct bdev_req *io)
-{
-    uint32_t cdw12 = le32_get(sqe->cdw12);
-
-    io->lba = le32_get(sqe->cdw10) | (uint64_t)le32_get(sqe->cdw11) << 32;
-    io->nblocks = NVME_RW_NLB(cdw12) + 1;
-    if (unlikely(!checked_range(io->lba, io->nblocks, ns->nblocks)))
-        return NVME_DNR(NVME_SC_LBA_RANGE);
-    if (unlikely(NVME_RW_PRINFO(cdw12)))
-        return NVME_DNR(NVME_SC_INVALID_FIELD); /* no namespace has protection information */
-    return NVME_SC_SUCCESS;
-}
-
 static uint32_t fua(const struct nvme_req *req)
 {
     return le32_get(req->rec->sqe.cdw12) & NVME_RW_FUA ||
@@ -128,7 +82,7 @@ static nvme_status io_read(struct nvme_req *req)
     uint64_t bytes = 0;
 
     if (st == NVME_SC_SUCCESS)
-        st = check_blocks(ns, &req->rec->sqe, &req->io);
+        st = nvme_rw_range(&req->rec->sqe, ns->nblocks, &req->io.lba, &req->io.nblocks);
     if (unlikely(st != NVME_SC_SUCCESS))
         return st;
     st = map_blocks(req, ns, GUEST_WRITE, &bytes);
@@ -150,7 +104,7 @@ static nvme_status io_write(struct nvme_req *req)
     uint64_t bytes = 0;
 
     if (st == NVME_SC_SUCCESS)
-        st = check_blocks(ns, &req->rec->sqe, &req->io);
+        st = nvme_rw_range(&req->rec->sqe, ns->nblocks, &req->io.lba, &req->io.nblocks);
     if (unlikely(st != NVME_SC_SUCCESS))
         return st;
     if (unlikely(ns->read_only))
@@ -176,7 +130,7 @@ static nvme_status io_write_zeroes(struct nvme_req *req)
         return NVME_DNR(NVME_SC_INVALID_OPCODE);
     st = nvme_dev_ns_get(dev, le32_get(req->rec->sqe.nsid), &ns);
     if (st == NVME_SC_SUCCESS)
-        st = check_blocks(ns, &req->rec->sqe, &req->io);
+        st = nvme_rw_range(&req->rec->sqe, ns->nblocks, &req->io.lba, &req->io.nblocks);
     if (st != NVME_SC_SUCCESS)
         return st;
     if (ns->read_only)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "base/log.h"
-#include "service/journal.h"
-#include "service/records.h"
+#include "journal/journal.h"
+#include "journal/records.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "service/journal_inside.h"
+#include "journal/inside.h"
 
 #include "base/fd.h"
 #include "base/log.h"
@@ -369,6 +369,11 @@ void journal_close(struct journal *j, bool orderly)
 bool journal_was_orderly(const struct journal *j)
 {
     return j->orderly;
+}
+
+int journal_lock_fd(const struct journal *j)
+{
+    return j->lock_fd;
 }
 
 unsigned journal_count(struct journal *j)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * service/journal.h - the saved configuration: <state-dir>/config.journal, one checksummed line per
+ * journal/journal.h - the saved configuration: <state-dir>/config.journal, one checksummed line per
  * RPC that changed something, appended before the RPC is answered.
  *
  * What holds: a change that was answered survives the death of the service (page cache), and within
@@ -9,8 +9,8 @@
  * file is rewritten aside, synced and renamed. When a change cannot be written the RPC fails and
  * says so, the change stays in force, and the whole file is written anew as soon as that works, so
  * that file and service agree again. Thread: control; the helper thread stays inside. */
-#ifndef SERVICE_JOURNAL_H
-#define SERVICE_JOURNAL_H
+#ifndef JOURNAL_JOURNAL_H
+#define JOURNAL_JOURNAL_H
 
 #include "rpc/dispatch.h"
 
@@ -24,6 +24,9 @@ void journal_close(struct journal *j, bool orderly);
 
 /* The last service ended by journal_close(orderly), or there was none. */
 bool journal_was_orderly(const struct journal *j);
+/* Its lock on the state directory: the next one can open it only when the last holder of this open
+ * file is gone. Stays the journal's. */
+int journal_lock_fd(const struct journal *j);
 /* Objects saved. */
 unsigned journal_count(struct journal *j);
 /* Forgets everything (start from other files). */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "service/records.h"
+#include "journal/records.h"
 
 #include <ctype.h>
 #include <errno.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * service/journal_inside.h - shared by the files of the journal. */
-#ifndef SERVICE_JOURNAL_INSIDE_H
-#define SERVICE_JOURNAL_INSIDE_H
+ * journal/inside.h - shared by the files of this room. */
+#ifndef JOURNAL_INSIDE_H
+#define JOURNAL_INSIDE_H
 
-#include "service/journal.h"
-#include "service/records.h"
+#include "journal/journal.h"
+#include "journal/records.h"
 
 #include <pthread.h>
 

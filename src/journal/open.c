@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Taking possession of a state directory and reading what is saved there. */
-#include "service/journal_inside.h"
+#include "journal/inside.h"
 
 #include "base/fd.h"
 #include "base/log.h"

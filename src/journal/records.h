@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * service/records.h - the saved configuration in memory: keys and the JSON text that recreates
+ * journal/records.h - the saved configuration in memory: keys and the JSON text that recreates
  * each, in order; and one line of the journal file. Thread: the journal's lock. */
-#ifndef SERVICE_RECORDS_H
-#define SERVICE_RECORDS_H
+#ifndef JOURNAL_RECORDS_H
+#define JOURNAL_RECORDS_H
 
 #include "rpc/dispatch.h"
 

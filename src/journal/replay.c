@@ -2,7 +2,7 @@
  *
  * The saved calls, made again at start. */
 #include "base/log.h"
-#include "service/journal.h"
+#include "journal/journal.h"
 
 #include <stdlib.h>
 
