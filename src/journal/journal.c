@@ -371,6 +371,11 @@ bool journal_was_orderly(const struct journal *j)
     return j->orderly;
 }
 
+int journal_lock_fd(const struct journal *j)
+{
+    return j->lock_fd;
+}
+
 unsigned journal_count(struct journal *j)
 {
     unsigned n;

@@ -24,6 +24,9 @@ void journal_close(struct journal *j, bool orderly);
 
 /* The last service ended by journal_close(orderly), or there was none. */
 bool journal_was_orderly(const struct journal *j);
+/* Its lock on the state directory: the next one can open it only when the last holder of this open
+ * file is gone. Stays the journal's. */
+int journal_lock_fd(const struct journal *j);
 /* Objects saved. */
 unsigned journal_count(struct journal *j);
 /* Forgets everything (start from other files). */

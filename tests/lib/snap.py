@@ -46,34 +46,23 @@ def tail(path, lines=30):
         return "(no log)\n"
 
 
-class Snap:
-    def __init__(self, tmpdir, topology=None, mask=None, service_args=(), emu_args=(), env=None,
-                 start=True):
+class Programs:
+    """Processes of one test in a directory of its own. PROGRAMS: attributes that hold one, in the order of stopping; the
+    log of each is <attribute>.log."""
+    PROGRAMS = ()
+
+    def __init__(self, tmpdir, env=None):
         self.tmpdir = Path(tmpdir)
         self.tmpdir.mkdir(parents=True, exist_ok=True)
         # Socket paths end at 107 bytes, and pytest's directories are long.
         self.short = Path(tempfile.mkdtemp(prefix="snap-"))
-        self.run_dir = self.short / "run"
         self.state_dir = self.tmpdir / "state"
-        self.rpc_socket = self.short / "rpc.sock"
-        self.topology_file = self.tmpdir / "topology.conf"
-        self.mask = mask
-        self.service_args, self.emu_args = list(service_args), list(emu_args)
-        # The service leaves its memory to the end of the process, so leaks at exit say nothing.
-        self.env = {"ASAN_OPTIONS": "detect_leaks=0", **os.environ, **(env or {})}
-        self.emu = self.service = None
-        self.starts = 0
-        self.run_dir.mkdir()
         self.state_dir.mkdir(exist_ok=True)
-        self.topology_file.write_text("".join(f"{k} = {v}\n" for k, v in (topology or {}).items()))
-        if start:
-            try:
-                self.start_emu()
-                self.start_service()
-            except BaseException:
-                self.print_logs()
-                self.stop()
-                raise
+        self.rpc_socket = self.short / "rpc.sock"
+        # Programs leave their memory to the end of the process, so leaks at exit say nothing.
+        self.env = {"ASAN_OPTIONS": "detect_leaks=0", **os.environ, **(env or {})}
+        for name in self.PROGRAMS:
+            setattr(self, name, None)
 
     def __enter__(self):
         return self
@@ -83,7 +72,15 @@ class Snap:
             self.print_logs()
         self.stop()
 
-    # ---- processes ----
+    def _start_all(self, *starts):
+        try:
+            for start in starts:
+                start()
+        except BaseException:
+            self.print_logs()
+            self.stop()
+            raise
+
     def _spawn(self, name, args, log):
         with open(self.tmpdir / log, "ab") as out:
             # Its own session: a Ctrl-C of the test run ends the tests first, and they end these.
@@ -100,6 +97,84 @@ class Snap:
                 raise RuntimeError(f"{what} not ready in {START_SECONDS} s:\n{tail(self.tmpdir / log)}")
             time.sleep(0.02)
 
+    def _end(self, process, sig):
+        if process.poll() is None:
+            process.send_signal(sig)
+            if sig == signal.SIGKILL:
+                process.send_signal(signal.SIGCONT)
+        try:
+            return process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise RuntimeError(f"pid {process.pid} did not end within {STOP_SECONDS} s of signal {sig}") from None
+
+    def answers(self):
+        try:
+            with Client(self.rpc_socket, timeout=5) as c:
+                c.call("framework_wait_init")
+                return True
+        except (OSError, EOFError, RpcTimeout):
+            return False
+
+    def stop(self):
+        """Ends everything; raises when something hung or a sanitizer had something to say."""
+        problem = None
+        for name in self.PROGRAMS:
+            process = getattr(self, name)
+            setattr(self, name, None)
+            if process is None:
+                continue
+            try:
+                self._end(process, signal.SIGTERM)
+            except RuntimeError as e:
+                problem = problem or e
+        shutil.rmtree(self.short, ignore_errors=True)
+        for name in self.PROGRAMS:
+            text = self.log(name)
+            for words in SANITIZER_REPORTS:
+                if words in text:
+                    at = text.index(words)
+                    problem = problem or RuntimeError(f"{name}.log: {text[max(0, at - 300):at + 4000]}")
+        if problem:
+            raise problem
+
+    def log(self, name):
+        try:
+            return (self.tmpdir / f"{name}.log").read_text(errors="replace")
+        except OSError:
+            return ""
+
+    def print_logs(self):
+        for name in reversed(self.PROGRAMS):
+            print(f"--- end of {name}.log ---\n{tail(self.tmpdir / f'{name}.log')}", file=sys.stderr)
+
+    # ---- RPC ----
+    def rpc(self, method, /, _timeout=30.0, **params):
+        with Client(self.rpc_socket, timeout=_timeout) as c:
+            return c.call(method, params or None)
+
+    def client(self, timeout=30.0):
+        return Client(self.rpc_socket, timeout=timeout)
+
+
+class Snap(Programs):
+    PROGRAMS = ("service", "emu")
+
+    def __init__(self, tmpdir, topology=None, mask=None, service_args=(), emu_args=(), env=None,
+                 start=True):
+        super().__init__(tmpdir, env)
+        self.run_dir = self.short / "run"
+        self.topology_file = self.tmpdir / "topology.conf"
+        self.mask = mask
+        self.service_args, self.emu_args = list(service_args), list(emu_args)
+        self.starts = 0
+        self.run_dir.mkdir()
+        self.topology_file.write_text("".join(f"{k} = {v}\n" for k, v in (topology or {}).items()))
+        if start:
+            self._start_all(self.start_emu, self.start_service)
+
+    # ---- processes ----
     def start_emu(self):
         assert self.emu is None
         self.emu = self._spawn("snap_emu", ["--foreground", "--run-dir", self.run_dir, "--state-dir", self.state_dir,
@@ -125,26 +200,6 @@ class Snap:
         self.spawn_service(extra)
         self._wait("snap_service", self.answers, self.service, "service.log")
 
-    def answers(self):
-        try:
-            with Client(self.rpc_socket, timeout=5) as c:
-                c.call("framework_wait_init")
-                return True
-        except (OSError, EOFError, RpcTimeout):
-            return False
-
-    def _end(self, process, sig):
-        if process.poll() is None:
-            process.send_signal(sig)
-            if sig == signal.SIGKILL:
-                process.send_signal(signal.SIGCONT)
-        try:
-            return process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise RuntimeError(f"pid {process.pid} did not end within {STOP_SECONDS} s of signal {sig}") from None
-
     def kill_service(self):
         """kill -9; returns when the process is gone."""
         process, self.service = self.service, None
@@ -169,46 +224,10 @@ class Snap:
         process, self.emu = self.emu, None
         self._end(process, signal.SIGKILL)
 
-    def stop(self):
-        """Ends everything; raises when something hung or a sanitizer had something to say."""
-        problem = None
-        for name in ("service", "emu"):
-            process = getattr(self, name)
-            setattr(self, name, None)
-            if process is None:
-                continue
-            try:
-                self._end(process, signal.SIGTERM)
-            except RuntimeError as e:
-                problem = problem or e
-        shutil.rmtree(self.short, ignore_errors=True)
-        for log in ("service.log", "emu.log"):
-            try:
-                text = (self.tmpdir / log).read_text(errors="replace")
-            except OSError:
-                continue
-            for words in SANITIZER_REPORTS:
-                if words in text:
-                    at = text.index(words)
-                    problem = problem or RuntimeError(f"{log}: {text[max(0, at - 300):at + 4000]}")
-        if problem:
-            raise problem
-
-    def print_logs(self):
-        for log in ("emu.log", "service.log"):
-            print(f"--- end of {log} ---\n{tail(self.tmpdir / log)}", file=sys.stderr)
-
     def service_log(self):
-        return (self.tmpdir / "service.log").read_text(errors="replace")
+        return self.log("service")
 
     # ---- RPC ----
-    def rpc(self, method, /, _timeout=30.0, **params):
-        with Client(self.rpc_socket, timeout=_timeout) as c:
-            return c.call(method, params or None)
-
-    def client(self, timeout=30.0):
-        return Client(self.rpc_socket, timeout=timeout)
-
     def functions(self, kind="NVME"):
         """All functions, flat: PFs and then their VFs."""
         found = []

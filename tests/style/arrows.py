@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NEVER = {
     "src/emu": ("src/control", "src/devices", "src/backends", "src/bdev", "src/nvme_tcp"),
     "src/service": ("src/emu", "src/transports", "src/pci", "src/client"),
+    "src/target": ("src/emu", "src/transports", "src/pci", "src/client", "src/devices"),
     "src/program": ("src/transports", "src/pci", "src/client", "src/devices"),
     "src/control": ("src/transports", "src/pci", "src/client"),
     "src/devices": ("src/transports", "src/pci", "src/client", "src/backends", "src/nvme_tcp"),

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "target/target.h"
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "program/program.h"
+
+#include <string.h>
+
+/* Hosts are served from here to stop(). The reactors are made but do not run yet, so that anything
+ * may be added to them; the saved configuration comes later, as RPCs. */
+static int make_target(struct program *p, struct err *err)
+{
+    return 0;
+}
+
+static void stop(struct program *p)
+{
+    program_stopped(p);
+}
+
+/* Every ring holds the lock on the state directory: the next snap_target opens it, and writes, only
+ * when the kernel has finished or dropped the local I/O of this one, however it ended. */
+static int make_reactors(struct program *p, struct err *err)
+{
+    return program_make_reactors(p, (int[]){journal_lock_fd(p->journal)}, 1, err);
+}
+
+static int prepare(struct program *p, struct err *err)
+{
+    int rc = fd_mkdirs(p->opts->state_dir, 0750, err);
+
+    if (rc == 0)
+        rc = program_open(p, err);
+    if (rc == 0)
+        rc = make_reactors(p, err);
+    if (rc == 0)
+        rc = make_target(p, err);
+    if (rc == 0)
+        rc = program_spawn_reactors(p, err);
+    return rc;
+}
+
+static void ready(struct program *p)
+{
+    log_line(LOG_INFO, "target", "ready: RPC on '%s', %u objects in the journal",
+             p->opts->rpc_socket, journal_count(p->journal));
+}
+
+int target_run(const struct program_options *opts)
+{
+    struct program p = {
+        .room = "target", .opts = opts, .methods = &target_methods, .ready = ready, .stop = stop};
+    struct err err = {0};
+    int rc = prepare(&p, &err);
+
+    if (rc < 0) {
+        log_line(LOG_CRITICAL, "target", "%s", err.msg[0] ? err.msg : strerror(-rc));
+        return 1;
+    }
+    return program_run(&p);
+}
