@@ -184,8 +184,8 @@ static json_t *without_secrets(const struct rpc_method *m, json_t *request)
     json_t *copy = json_deep_copy(request), *params = json_object_get(copy, "params");
 
     for (unsigned i = 0; i < m->nparams; i++)
-        if (m->params[i].flags & RPC_SECRET && json_object_get(params, m->params[i].name))
-            json_object_set_new(params, m->params[i].name, json_string("***"));
+        if (m->params[i].flags & RPC_SECRET && rpc_member_get(params, m->params[i].name))
+            rpc_member_set(params, m->params[i].name, json_string("***"));
     return copy;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "control/inside.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -84,6 +85,28 @@ char *key_of_vblk(const char *ctrl_id)
     return KEY("vblk/", ctrl_id);
 }
 
+char *key_of_nvmf(const char *nqn)
+{
+    return KEY("nvmf/", nqn);
+}
+
+char *key_of_nvmf_ns(const char *nqn, uint32_t nsid)
+{
+    struct number id = number_of(nsid);
+
+    return KEY("nvmf/", nqn, "/ns/", id.text);
+}
+
+char *key_of_nvmf_host(const char *nqn, const char *hostnqn)
+{
+    return KEY("nvmf/", nqn, "/host/", hostnqn);
+}
+
+char *key_of_nvmf_listener(const char *nqn, const char *address)
+{
+    return KEY("nvmf/", nqn, "/listener/", address);
+}
+
 char *key_below(const char *key, const char *part)
 {
     char *text;
@@ -134,6 +157,31 @@ bool uuid_param(struct rpc_request *req, const char *member, const char *text,
     if (bdev_uuid_parse(text, ret) == 0)
         return true;
     rpc_error(req, RPC_ERR_PARAMS, "Invalid parameters: '%s' is '%.60s', not a UUID", member, text);
+    return false;
+}
+
+bool hex_param(struct rpc_request *req, const char *member, const char *text, uint8_t *b, size_t n)
+{
+    size_t digits = 0;
+
+    for (const char *p = text; p && *p; p++) {
+        unsigned char c = (unsigned char)*p;
+
+        if (c == '-' || c == ':')
+            continue;
+        if (!isxdigit(c) || digits == 2 * n) {
+            digits = SIZE_MAX;
+            break;
+        }
+        b[digits / 2] =
+            (uint8_t)(b[digits / 2] << 4 | (isdigit(c) ? c - '0' : tolower(c) - 'a' + 10));
+        digits++;
+    }
+    if (!text || digits == 2 * n)
+        return true;
+    rpc_error(req, RPC_ERR_PARAMS,
+              "Invalid parameters: '%s' is '%.60s', not %zu hexadecimal digits", member, text,
+              2 * n);
     return false;
 }
 

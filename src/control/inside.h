@@ -9,7 +9,9 @@
 extern const struct rpc_method_table bdev_methods, bdev_file_methods, bdev_memory_methods,
     bdev_nvme_methods, emulation_methods, general_methods, nvme_controller_methods,
     nvme_controller_life_methods, nvme_controller_list_methods, nvme_namespace_methods,
-    nvme_subsystem_methods, vblk_controller_methods, vblk_controller_list_methods;
+    nvme_subsystem_methods, nvmf_host_methods, nvmf_listener_methods, nvmf_namespace_methods,
+    nvmf_stats_methods, nvmf_subsystem_methods, nvmf_transport_methods, vblk_controller_methods,
+    vblk_controller_list_methods;
 
 /* Rows of the programs' sets of methods. */
 #define COMMON_TABLES                                                                              \
@@ -18,6 +20,9 @@ extern const struct rpc_method_table bdev_methods, bdev_file_methods, bdev_memor
     &emulation_methods, &nvme_subsystem_methods, &nvme_namespace_methods,                          \
         &nvme_controller_methods, &nvme_controller_life_methods, &nvme_controller_list_methods,    \
         &vblk_controller_methods, &vblk_controller_list_methods
+#define TARGET_TABLES                                                                              \
+    &nvmf_transport_methods, &nvmf_subsystem_methods, &nvmf_namespace_methods,                     \
+        &nvmf_listener_methods, &nvmf_host_methods, &nvmf_stats_methods
 
 /* Keys of the saved configuration, "nvme/<nqn>/ns/1": any part may hold '/', which is escaped. From
  * malloc, never NULL (the process ends when there is no memory for 300 bytes). ns 0 and ctrl NULL:
@@ -28,6 +33,10 @@ char *key_of_subsystem(const char *nqn);
 char *key_of_namespace(const char *nqn, uint32_t nsid);
 char *key_of_controller(const char *nqn, const char *ctrl_id);
 char *key_of_vblk(const char *ctrl_id);
+char *key_of_nvmf(const char *nqn);
+char *key_of_nvmf_ns(const char *nqn, uint32_t nsid);
+char *key_of_nvmf_host(const char *nqn, const char *hostnqn);
+char *key_of_nvmf_listener(const char *nqn, const char *address);
 char *key_of_attachment(const char *ctrl_key, uint32_t nsid);
 char *key_below(const char *key, const char *part); /* part: our own word */
 /* rpc_journal_put/drop, and free(key). */
@@ -41,6 +50,9 @@ json_t *uuid_json(const struct bdev_uuid *uuid);
 /* Answers -EINVAL naming the member, or gives the UUID. false: answered. */
 bool uuid_param(struct rpc_request *req, const char *member, const char *text,
                 struct bdev_uuid *ret);
+/* The same for n bytes as hexadecimal digits; dashes and colons between digits are skipped. text
+ * may be NULL: b stays as it is. */
+bool hex_param(struct rpc_request *req, const char *member, const char *text, uint8_t *b, size_t n);
 
 /* Objects by name; NULL: answered -ENODEV. */
 struct nvme_subsystem *need_subsystem(struct control_ctx *ctx, struct rpc_request *req,

@@ -3,7 +3,6 @@
  * Namespaces of NVMe subsystems. */
 #include "control/inside.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -28,33 +27,6 @@ static const struct rpc_param create_params[] = {
     {"eui64", RPC_STR, AT(eui64), 0, "EUI-64, 16 hexadecimal digits", NULL, NULL, 0, 0, 0},
     {"bdev_type", RPC_STR, AT(bdev_type), 0, "only spdk", NULL, "dbg_bdev_type", 0, 0, 0},
 };
-
-/* false: answered. text may be NULL; dashes and colons between digits are skipped. */
-static bool hex_param(struct rpc_request *req, const char *member, const char *text, uint8_t *b,
-                      size_t n)
-{
-    size_t digits = 0;
-
-    for (const char *p = text; p && *p; p++) {
-        unsigned char c = (unsigned char)*p;
-
-        if (c == '-' || c == ':')
-            continue;
-        if (!isxdigit(c) || digits == 2 * n) {
-            digits = SIZE_MAX;
-            break;
-        }
-        b[digits / 2] =
-            (uint8_t)(b[digits / 2] << 4 | (isdigit(c) ? c - '0' : tolower(c) - 'a' + 10));
-        digits++;
-    }
-    if (!text || digits == 2 * n)
-        return true;
-    rpc_error(req, RPC_ERR_PARAMS,
-              "Invalid parameters: '%s' is '%.60s', not %zu hexadecimal digits", member, text,
-              2 * n);
-    return false;
-}
 
 struct uuid_search {
     const struct bdev_uuid *uuid;

@@ -3,5 +3,5 @@
  * All that snap_target serves; one table per object. */
 #include "control/inside.h"
 
-static const struct rpc_method_table *const tables[] = {COMMON_TABLES};
+static const struct rpc_method_table *const tables[] = {COMMON_TABLES, TARGET_TABLES};
 const struct rpc_method_set target_methods = {tables, ARRAY_SIZE(tables)};

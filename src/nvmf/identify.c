@@ -96,7 +96,7 @@ union page {
 static nvme_status build_of_ns(const struct nvmf_subsystem *ss, uint32_t cns, uint32_t nsid,
                                union page *page)
 {
-    const struct nvmf_ns *ns = ns_find(ss, nsid);
+    const struct nvmf_ns *ns = nvmf_ns_find(ss, nsid);
     struct nvme_ns_view v;
 
     if (nsid == 0 || nsid > ss->o.max_namespaces)

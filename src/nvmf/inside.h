@@ -294,7 +294,7 @@ const struct nvmf_host *host_find(const struct nvmf_subsystem *ss, const char *h
 bool host_allowed(const struct nvmf_subsystem *ss, const char *hostnqn);
 /* Its last controller has gone. */
 void subsystem_settle(struct nvmf_subsystem *ss);
-struct nvmf_ns *ns_find(const struct nvmf_subsystem *ss, uint32_t nsid);
+struct nvmf_ns *nvmf_ns_find(const struct nvmf_subsystem *ss, uint32_t nsid);
 struct nvmf_ns *ns_next(const struct nvmf_subsystem *ss, uint32_t after);
 void ns_left(struct nvmf_ns *ns); /* one of ns->waits */
 

@@ -39,6 +39,19 @@ static int check_text(const char *what, const char *text, size_t max, struct err
     return 0;
 }
 
+/* Also one that is being deleted: its name is taken until it is gone. */
+static struct nvmf_subsystem *find(struct nvmf_target *t, const char *nqn)
+{
+    list_for_each(it, &t->subsystems)
+    {
+        struct nvmf_subsystem *ss = list_entry(it, struct nvmf_subsystem, node);
+
+        if (strcmp(ss->nqn, nqn) == 0)
+            return ss;
+    }
+    return NULL;
+}
+
 int nvmf_subsystem_create(struct nvmf_target *t, const struct nvmf_subsystem_opts *opts,
                           struct nvmf_subsystem **ret, struct err *err)
 {
@@ -53,7 +66,7 @@ int nvmf_subsystem_create(struct nvmf_target *t, const struct nvmf_subsystem_opt
         rc = check_text("model_number", mn, 40, err);
     if (rc < 0)
         return rc;
-    if (nvmf_subsystem_find(t, opts->nqn))
+    if (find(t, opts->nqn))
         return err_set(err, -EEXIST, "subsystem '%s' exists already", opts->nqn);
     if (opts->max_namespaces > NVMF_MAX_NAMESPACES)
         return err_set(err, -EINVAL, "max_namespaces %u: it is 1 to %d", opts->max_namespaces,
@@ -92,14 +105,9 @@ int nvmf_subsystem_create(struct nvmf_target *t, const struct nvmf_subsystem_opt
 
 struct nvmf_subsystem *nvmf_subsystem_find(struct nvmf_target *t, const char *nqn)
 {
-    list_for_each(it, &t->subsystems)
-    {
-        struct nvmf_subsystem *ss = list_entry(it, struct nvmf_subsystem, node);
+    struct nvmf_subsystem *ss = find(t, nqn);
 
-        if (strcmp(ss->nqn, nqn) == 0)
-            return ss;
-    }
-    return NULL;
+    return ss && !ss->leaving ? ss : NULL;
 }
 
 void nvmf_subsystem_for_each(struct nvmf_target *t,
@@ -107,7 +115,10 @@ void nvmf_subsystem_for_each(struct nvmf_target *t,
 {
     list_for_each_safe(it, &t->subsystems)
     {
-        fn(list_entry(it, struct nvmf_subsystem, node), arg);
+        struct nvmf_subsystem *ss = list_entry(it, struct nvmf_subsystem, node);
+
+        if (!ss->leaving)
+            fn(ss, arg);
     }
 }
 
@@ -237,7 +248,7 @@ void nvmf_host_for_each(struct nvmf_subsystem *ss, void (*fn)(const char *hostnq
 
 /* ---- namespaces ---- */
 
-struct nvmf_ns *ns_find(const struct nvmf_subsystem *ss, uint32_t nsid)
+struct nvmf_ns *nvmf_ns_find(const struct nvmf_subsystem *ss, uint32_t nsid)
 {
     list_for_each(it, &ss->namespaces)
     {
@@ -390,7 +401,7 @@ void ns_left(struct nvmf_ns *ns)
 
 void nvmf_ns_remove(struct nvmf_subsystem *ss, uint32_t nsid, nvmf_cb done, void *arg)
 {
-    struct nvmf_ns *ns = ns_find(ss, nsid);
+    struct nvmf_ns *ns = nvmf_ns_find(ss, nsid);
     struct err err;
 
     if (!ns) {

@@ -77,6 +77,7 @@ int nvmf_transport_create(struct nvmf_target *t, const struct nvmf_transport *o,
             return err_set(err, -ENOMEM, "no memory for %u buffers of %u bytes", buffers,
                            o->max_io_bytes);
     t->transport = *o;
+    t->transport.buffers = buffers;
     t->has_transport = true;
     return 0;
 }

@@ -127,7 +127,7 @@ static const struct rpc_param *find_flag(const struct rpc_method *m, const char 
         if (p->cli_short && strlen(p->cli_short) == len && strncmp(p->cli_short, word, len) == 0)
             return p;
         if (len > 2 && strncmp(word, "--", 2) == 0 &&
-            (same_flag(word + 2, p->name, len - 2) ||
+            (same_flag(word + 2, rpc_param_word(p), len - 2) ||
              (p->alias && same_flag(word + 2, p->alias, len - 2))))
             return p;
     }
@@ -138,17 +138,19 @@ static const struct rpc_param *next_positional(const struct rpc_method *m, json_
                                                const char *word)
 {
     for (unsigned i = 0; i < m->nparams; i++)
-        if (m->params[i].flags & RPC_POSITIONAL && !json_object_get(params, m->params[i].name))
+        if (m->params[i].flags & RPC_POSITIONAL && !rpc_member_get(params, m->params[i].name))
             return &m->params[i];
     return NULL;
 }
 
 static int parse_bool(const struct rpc_param *p, const char *text, json_t **ret, struct err *err)
 {
-    bool on = !text || strcasecmp(text, "true") == 0 || strcmp(text, "1") == 0;
+    bool on =
+        text ? strcasecmp(text, "true") == 0 || strcmp(text, "1") == 0 : !(p->flags & RPC_CLI_OFF);
 
-    if (!on && strcasecmp(text, "false") != 0 && strcmp(text, "0") != 0)
-        return err_set(err, -EINVAL, "--%s: '%s' is neither true nor false", p->name, text);
+    if (text && !on && strcasecmp(text, "false") != 0 && strcmp(text, "0") != 0)
+        return err_set(err, -EINVAL, "--%s: '%s' is neither true nor false", rpc_param_word(p),
+                       text);
     *ret = json_boolean(on);
     return 0;
 }
@@ -159,12 +161,12 @@ static int parse_number(const struct rpc_param *p, const char *text, json_t **re
     long long n;
 
     if (!text)
-        return err_set(err, -EINVAL, "--%s needs an integer", p->name);
+        return err_set(err, -EINVAL, "--%s needs an integer", rpc_param_word(p));
     errno = 0;
     n = strtoll(text, &end, 0);
     if (errno || end == text || *end)
-        return err_set(err, -EINVAL, "--%s: '%s' is not an integer of up to 63 bits", p->name,
-                       text);
+        return err_set(err, -EINVAL, "--%s: '%s' is not an integer of up to 63 bits",
+                       rpc_param_word(p), text);
     *ret = json_integer(n);
     return 0;
 }
@@ -200,7 +202,7 @@ static int parse_value(const struct rpc_param *p, const char *text, json_t **ret
     default:
         return parse_number(p, text, ret, err);
     }
-    return *ret ? 0 : err_set(err, -EINVAL, "--%s: the value is not UTF-8", p->name);
+    return *ret ? 0 : err_set(err, -EINVAL, "--%s: the value is not UTF-8", rpc_param_word(p));
 }
 
 static int mib_to_blocks(const struct rpc_param *p, json_t *params, struct err *err)
@@ -228,8 +230,8 @@ static int parse_word(const struct rpc_method *m, int argc, char *const *argv, i
     if (!p)
         return err_set(err, -EINVAL, flag ? "unknown option '%s'" : "unexpected argument '%s'",
                        word);
-    if (json_object_get(params, p->name))
-        return err_set(err, -EINVAL, "--%s is given twice", p->name);
+    if (rpc_member_get(params, p->name))
+        return err_set(err, -EINVAL, "--%s is given twice", rpc_param_word(p));
     if (!flag) {
         value = word;
     } else if (word[len] == '=') {
@@ -248,7 +250,7 @@ static int parse_word(const struct rpc_method *m, int argc, char *const *argv, i
         rc = parse_value(p, value, &v, err);
     }
     if (rc == 0)
-        json_object_set_new(params, p->name, v);
+        rpc_member_set(params, p->name, v);
     return rc;
 }
 
@@ -270,11 +272,11 @@ int rpc_command_parse(const struct rpc_method_set *set, int argc, char *const *a
     for (unsigned i = 0; i < m->nparams && rc == 0; i++) {
         const struct rpc_param *p = &m->params[i];
 
-        if (p->flags & RPC_REQUIRED && !json_object_get(params, p->name))
+        if (p->flags & RPC_REQUIRED && !rpc_member_get(params, p->name))
             rc = err_set(err, -EINVAL,
                          p->flags & RPC_POSITIONAL ? "argument <%s> is missing"
                                                    : "option --%s is missing",
-                         p->name);
+                         rpc_param_word(p));
     }
     if (rc == 0 && mib)
         rc = mib_to_blocks(mib, params, err);
@@ -307,14 +309,15 @@ static const char *value_word(const struct rpc_param *p)
 
 static void help_param(const struct rpc_param *p, FILE *out)
 {
+    const char *word = rpc_param_word(p);
     char left[100];
 
     if (p->flags & RPC_POSITIONAL)
-        snprintf(left, sizeof(left), "%s%s%s", p->name, p->cli_short ? ", " : "",
+        snprintf(left, sizeof(left), "%s%s%s", word, p->cli_short ? ", " : "",
                  p->cli_short ? p->cli_short : "");
     else
         snprintf(left, sizeof(left), "%s%s--%s%s", p->cli_short ? p->cli_short : "",
-                 p->cli_short ? ", " : "", p->name, value_word(p));
+                 p->cli_short ? ", " : "", word, value_word(p));
     fprintf(out, "  %-32s %s", left, p->help ? p->help : "");
     if (p->flags & RPC_MIB)
         fprintf(out, " (on this command line: size in MiB)");
@@ -323,6 +326,10 @@ static void help_param(const struct rpc_param *p, FILE *out)
     if (p->flags & RPC_UNSUPPORTED)
         fprintf(out, "%snot supported yet: only its default is taken",
                 p->help && *p->help ? "; " : "");
+    if (p->flags & RPC_CLI_OFF)
+        fprintf(out, " (on this command line: without a value it is false)");
+    if (word != p->name)
+        fprintf(out, " (in JSON: %s)", p->name);
     if (p->flags & RPC_REQUIRED)
         fprintf(out, " [required]");
     fputc('\n', out);
@@ -336,7 +343,7 @@ void rpc_command_help(const struct rpc_method *m, FILE *out)
 
         if (p->flags & RPC_POSITIONAL)
             fprintf(out, p->flags & RPC_REQUIRED ? " <%s>" : " [%s]",
-                    p->flags & RPC_MIB ? "size in MiB" : p->name);
+                    p->flags & RPC_MIB ? "size in MiB" : rpc_param_word(p));
     }
     fprintf(out, " [options]\n\n%s\n", m->help);
     if (m->nparams)

@@ -87,7 +87,8 @@ static json_t *saved_params(struct rpc_request *req)
         for (unsigned i = 0; i < m->nparams; i++)
             if (m->params[i].alias && strcmp(m->params[i].alias, name) == 0)
                 first = m->params[i].name;
-        json_object_set(req->saved, first, v);
+        /* Nested objects are amended too. */
+        json_object_set_new(req->saved, first, json_deep_copy(v));
     }
     return req->saved;
 }
@@ -188,10 +189,7 @@ void rpc_error_from(struct rpc_request *req, const struct err *err)
 
 void rpc_journal_amend(struct rpc_request *req, const char *member, json_t *value)
 {
-    if (value)
-        json_object_set_new(saved_params(req), member, value);
-    else
-        json_object_del(saved_params(req), member);
+    rpc_member_set(saved_params(req), member, value);
 }
 
 static void add_change(struct rpc_request *req, const char *key, bool drop)

@@ -58,5 +58,11 @@ json_t *rpc_error_object(int code, const char *message);
 int rpc_params_decode(const struct rpc_param *params, unsigned nparams, json_t *object,
                       bool replaying, void *args, size_t args_bytes, struct err *err);
 bool rpc_param_private(const struct rpc_param *p);
+/* What the CLI calls it: of "object.name" the name. */
+const char *rpc_param_word(const struct rpc_param *p);
+/* A member of params by such a name. get: borrowed, NULL when it is not there. set: value is
+ * stolen, NULL takes the member out; a nested object is made when there is none. */
+json_t *rpc_member_get(json_t *params, const char *name);
+void rpc_member_set(json_t *params, const char *name, json_t *value);
 
 #endif

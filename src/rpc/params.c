@@ -23,6 +23,60 @@ bool rpc_param_private(const struct rpc_param *p)
     return p->name[0] == '_';
 }
 
+/* ---- names: "name" or "object.name" ---- */
+
+const char *rpc_param_word(const struct rpc_param *p)
+{
+    const char *dot = strchr(p->name, '.');
+
+    return dot ? dot + 1 : p->name;
+}
+
+/* Length of the nested object's name; 0: the member is not nested. */
+static size_t object_length(const char *name)
+{
+    const char *dot = strchr(name, '.');
+
+    return dot ? (size_t)(dot - name) : 0;
+}
+
+static bool is_in_object(const struct rpc_param *p, const char *object)
+{
+    size_t len = object_length(p->name);
+
+    return len > 0 && strlen(object) == len && strncmp(p->name, object, len) == 0;
+}
+
+json_t *rpc_member_get(json_t *params, const char *name)
+{
+    size_t len = object_length(name);
+
+    return len ? json_object_get(json_object_getn(params, name, len), name + len + 1)
+               : json_object_get(params, name);
+}
+
+void rpc_member_set(json_t *params, const char *name, json_t *value)
+{
+    size_t len = object_length(name);
+
+    if (len) {
+        json_t *object = json_object_getn(params, name, len);
+
+        if (!object && value) {
+            object = json_object();
+            json_object_setn_new(params, name, len, object);
+        }
+        params = object;
+        name += len + 1;
+    }
+    if (value)
+        json_object_set_new(params, name, value);
+    else
+        json_object_del(params, name);
+}
+
+/* ---- decoding ---- */
+
 static const char *type_words(json_t *v)
 {
     switch (json_typeof(v)) {
@@ -193,23 +247,79 @@ static int decode_one(const struct rpc_param *p, json_t *v, char *args, struct e
     }
 }
 
-static const struct rpc_param *find(const struct rpc_param *params, unsigned nparams,
-                                    const char *name, bool replaying)
+struct decoding {
+    const struct rpc_param *params;
+    unsigned nparams;
+    bool replaying;
+    char *args;
+    bool seen[PARAMS_MAX];
+};
+
+/* object NULL: a member of the call itself. */
+static const struct rpc_param *find(const struct decoding *d, const char *object, const char *name)
 {
-    for (unsigned i = 0; i < nparams; i++) {
-        if (rpc_param_private(&params[i]) && !replaying)
+    for (unsigned i = 0; i < d->nparams; i++) {
+        const struct rpc_param *p = &d->params[i];
+
+        if (rpc_param_private(p) && !d->replaying)
             continue;
-        if (strcmp(params[i].name, name) == 0 ||
-            (params[i].alias && strcmp(params[i].alias, name) == 0))
-            return &params[i];
+        if (object ? !is_in_object(p, object) : object_length(p->name) > 0)
+            continue;
+        if (strcmp(rpc_param_word(p), name) == 0 || (p->alias && strcmp(p->alias, name) == 0))
+            return p;
     }
     return NULL;
+}
+
+static bool is_object(const struct decoding *d, const char *name)
+{
+    for (unsigned i = 0; i < d->nparams; i++)
+        if (is_in_object(&d->params[i], name))
+            return true;
+    return false;
+}
+
+static int decode_member(struct decoding *d, const char *object, const char *name, json_t *v,
+                         struct err *err)
+{
+    const struct rpc_param *p = find(d, object, name);
+    char shown[80];
+    int rc;
+
+    if (!p)
+        return invalid(err, "unknown member '%s%s%s'", object ? object : "", object ? "." : "",
+                       quote(name, shown, sizeof(shown)));
+    if (d->seen[p - d->params])
+        return invalid(err, "'%s' is given twice, also as '%s'", p->name, p->alias);
+    d->seen[p - d->params] = true;
+    rc = decode_one(p, v, d->args, err);
+    if (rc == 0 && p->set_offset)
+        *((bool *)(d->args + p->set_offset - 1)) = true;
+    return rc;
+}
+
+static int decode_nested(struct decoding *d, const char *object, json_t *members, struct err *err)
+{
+    const char *name;
+    json_t *v;
+    int rc;
+
+    if (!json_is_object(members))
+        return invalid(err, "'%s' must be an object, not %s", object, type_words(members));
+    json_object_foreach(members, name, v)
+    {
+        rc = decode_member(d, object, name, v, err);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
 }
 
 int rpc_params_decode(const struct rpc_param *params, unsigned nparams, json_t *object,
                       bool replaying, void *args, size_t args_bytes, struct err *err)
 {
-    bool seen[PARAMS_MAX] = {false};
+    struct decoding d = {
+        .params = params, .nparams = nparams, .replaying = replaying, .args = args};
     const char *name;
     json_t *v;
     int rc;
@@ -225,22 +335,13 @@ int rpc_params_decode(const struct rpc_param *params, unsigned nparams, json_t *
                        PARAMS_MAX);
     json_object_foreach(object, name, v)
     {
-        const struct rpc_param *p = find(params, nparams, name, replaying);
-        char shown[80];
-
-        if (!p)
-            return invalid(err, "unknown member '%s'", quote(name, shown, sizeof(shown)));
-        if (seen[p - params])
-            return invalid(err, "'%s' is given twice, also as '%s'", p->name, p->alias);
-        seen[p - params] = true;
-        rc = decode_one(p, v, args, err);
+        rc = is_object(&d, name) ? decode_nested(&d, name, v, err)
+                                 : decode_member(&d, NULL, name, v, err);
         if (rc < 0)
             return rc;
-        if (p->set_offset)
-            *((bool *)((char *)args + p->set_offset - 1)) = true;
     }
     for (unsigned i = 0; i < nparams; i++)
-        if (params[i].flags & RPC_REQUIRED && !seen[i])
+        if (params[i].flags & RPC_REQUIRED && !d.seen[i])
             return invalid(err, "mandatory member '%s' is missing", params[i].name);
     return 0;
 }

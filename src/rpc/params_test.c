@@ -17,6 +17,9 @@ struct args {
     bool flag, count_set, md;
     uint32_t md_size;
     json_t *any;
+    const char *traddr;
+    uint16_t port;
+    bool port_set;
 };
 
 static const struct rpc_param params[] = {
@@ -36,6 +39,13 @@ static const struct rpc_param params[] = {
     {"md_size", RPC_U32, offsetof(struct args, md_size), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0,
      128},
     {"_private", RPC_JSON, offsetof(struct args, any), 0, "", NULL, NULL, 0, 0, 0},
+    {"address.traddr", RPC_STR, offsetof(struct args, traddr), 0, "", "-a", NULL, 0, 0, 20},
+    {"address.port", RPC_U16, offsetof(struct args, port), 0, "", "-p", NULL,
+     offsetof(struct args, port_set) + 1, 1, 9999},
+};
+static const struct rpc_param nested_params[] = {
+    {"address.traddr", RPC_STR, offsetof(struct args, traddr), RPC_REQUIRED, "", NULL, NULL, 0, 0,
+     0},
 };
 
 static struct args args;
@@ -99,6 +109,51 @@ static void booleans_may_be_numbers(void **state)
     assert_false(args.flag);
     refused("{\"name\":\"N\",\"flag\":2}", RPC_ERR_PARAMS, "flag");
     refused("{\"name\":\"N\",\"flag\":\"true\"}", RPC_ERR_PARAMS, "flag");
+}
+
+static void nested_members(void **state)
+{
+    assert_int_equal(decode("{\"name\":\"N\",\"address\":{\"traddr\":\"::1\",\"port\":7}}"), 0);
+    assert_string_equal(args.traddr, "::1");
+    assert_int_equal(args.port, 7);
+    assert_true(args.port_set);
+    assert_int_equal(decode("{\"name\":\"N\",\"address\":{}}"), 0);
+    assert_null(args.traddr);
+    refused("{\"name\":\"N\",\"address\":\"::1\"}", RPC_ERR_PARAMS,
+            "'address' must be an object, not a string");
+    refused("{\"name\":\"N\",\"address\":{\"x\":1}}", RPC_ERR_PARAMS, "unknown member 'address.x'");
+    refused("{\"name\":\"N\",\"address\":{\"name\":\"M\"}}", RPC_ERR_PARAMS, "'address.name'");
+    refused("{\"name\":\"N\",\"address\":{\"port\":0}}", RPC_ERR_PARAMS,
+            "'address.port' is 0, the limits are 1 to 9999");
+    refused("{\"name\":\"N\",\"address.port\":1}", RPC_ERR_PARAMS, "unknown member 'address.port'");
+    refused("{\"name\":\"N\",\"traddr\":\"::1\"}", RPC_ERR_PARAMS, "unknown member 'traddr'");
+}
+
+static void a_nested_member_may_be_required(void **state)
+{
+    json_t *object = json_pack("{s:{}}", "address");
+
+    assert_int_equal(
+        rpc_params_decode(RPC_PARAMS(nested_params), object, false, &args, sizeof(args), &err),
+        RPC_ERR_PARAMS);
+    assert_non_null(strstr(err.msg, "'address.traddr' is missing"));
+    json_decref(object);
+}
+
+static void members_are_found_and_set_by_their_names(void **state)
+{
+    json_t *object = json_pack("{s:i}", "a", 1);
+
+    assert_null(rpc_member_get(object, "b.c"));
+    rpc_member_set(object, "b.c", json_integer(2));
+    rpc_member_set(object, "b.d", json_integer(3));
+    rpc_member_set(object, "b.d", NULL);
+    rpc_member_set(object, "a", NULL);
+    rpc_member_set(object, "x.y", NULL);
+    assert_int_equal(json_integer_value(rpc_member_get(object, "b.c")), 2);
+    assert_null(rpc_member_get(object, "b.d"));
+    assert_int_equal(json_object_size(object), 1);
+    json_decref(object);
 }
 
 static void names_the_member_value_and_limit(void **state)
@@ -165,6 +220,9 @@ int main(void)
         cmocka_unit_test(fills_the_struct),
         cmocka_unit_test(absent_members_are_zero),
         cmocka_unit_test(booleans_may_be_numbers),
+        cmocka_unit_test(nested_members),
+        cmocka_unit_test(a_nested_member_may_be_required),
+        cmocka_unit_test(members_are_found_and_set_by_their_names),
         cmocka_unit_test(names_the_member_value_and_limit),
         cmocka_unit_test(names_are_plain),
         cmocka_unit_test(secrets_are_not_quoted),

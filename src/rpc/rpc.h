@@ -43,17 +43,20 @@ enum {
      * "max" when there is one (the documented default); anything else is answered -ENOTSUP with the
      * member's name. */
     RPC_UNSUPPORTED = 128,
+    RPC_CLI_OFF = 256, /* CLI only: the flag without a value means false */
 };
 
 struct rpc_param {
-    const char *
-        name; /* wire name; the CLI's long flag is "--name". "_name": taken from the journal only */
+    /* Wire name; the CLI's long flag is "--name". "_name": taken from the journal only.
+     * "object.name": a member of a nested object, the flag is "--name" all the same. */
+    const char *name;
     enum rpc_type type;
     size_t offset; /* in the method's args struct */
     unsigned flags;
     const char *help;
     const char *cli_short; /* "-b", "-sn", or NULL */
-    const char *alias;     /* another accepted wire name and long flag ("ctrl"), or NULL */
+    const char *alias;     /* another accepted wire name and long flag ("ctrl"), or NULL; none of a
+                              nested member */
     size_t
         set_offset; /* offset + 1 of a bool that becomes true when the member was given; 0: none */
     uint64_t min, max; /* numbers: inclusive limits; both 0: the type's own */
@@ -88,9 +91,9 @@ void rpc_error_from(struct rpc_request *req, const struct err *err);
 
 /* Saved configuration, before the answer. put: this call, as resolved, recreates the object "key"
  * ("bdev/Null0", "nvme/ctrl/NVMeCtrl1"); drop: forget key and all keys below it ("key/..."). amend:
- * the saved call carries value for this member (a generated UUID, a resolved vuid); value is
- * stolen, NULL takes the member out. What was recorded is saved with any answer, also an error: a
- * half-done call records what it did. */
+ * the saved call carries value for this member (a generated UUID, a resolved vuid; "object.name" is
+ * a nested one); value is stolen, NULL takes the member out. What was recorded is saved with any
+ * answer, also an error: a half-done call records what it did. */
 void rpc_journal_amend(struct rpc_request *req, const char *member, json_t *value);
 /* The call as it would be saved now: members by their first names, amended. Borrowed. */
 json_t *rpc_saved_params(struct rpc_request *req);

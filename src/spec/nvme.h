@@ -319,6 +319,8 @@ struct nvme_power_state {
 };
 static_assert(sizeof(struct nvme_power_state) == 32, "power state descriptor");
 
+enum { NVME_NQN_MAX = 223 }; /* bytes of an NVMe Qualified Name, without its end */
+
 struct nvme_id_ctrl { /* Base 2.0, Identify Controller data structure */
     le16 vid, ssvid;
     char sn[20], mn[40], fr[8]; /* ASCII, padded with spaces */

@@ -41,7 +41,7 @@ struct nvme_fabrics_connect_data {
     uint8_t reserved768[256];
 };
 static_assert(sizeof(struct nvme_fabrics_connect_data) == 1024, "Connect data");
-enum { NVME_CNTLID_DYNAMIC = 0xffff, NVME_CNTLID_MAX = 0xffef, NVME_NQN_MAX = 223 };
+enum { NVME_CNTLID_DYNAMIC = 0xffff, NVME_CNTLID_MAX = 0xffef };
 
 /* Response to Connect, in CQE dword 0: CNTLID 15:0, AUTHREQ 31:16 on success. */
 #define NVME_CONNECT_CNTLID(dw0) ((uint16_t)((dw0)&0xffff))

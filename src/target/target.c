@@ -3,15 +3,23 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "nvmf/nvmf.h"
 #include "program/program.h"
 
+#include <errno.h>
 #include <string.h>
 
 /* Hosts are served from here to stop(). The reactors are made but do not run yet, so that anything
  * may be added to them; the saved configuration comes later, as RPCs. */
 static int make_target(struct program *p, struct err *err)
 {
-    return 0;
+    struct nvmf_opts opts = {.control = p->control,
+                             .reactors = p->reactors,
+                             .nreactors = p->nreactors,
+                             .bdevs = p->ctx.bdevs};
+
+    p->ctx.nvmf = nvmf_create(&opts);
+    return p->ctx.nvmf ? 0 : err_set(err, -ENOMEM, "no memory for the target");
 }
 
 static void stop(struct program *p)

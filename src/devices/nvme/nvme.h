@@ -8,6 +8,7 @@
 
 #include "bdev/bdev.h"
 #include "controller/controller.h"
+#include "spec/nvme.h"
 
 struct nvme_subsystems; /* the set */
 struct nvme_subsystem;
@@ -16,7 +17,6 @@ struct nvme_ctrl;
 
 enum {
     NVME_MAX_IO_QUEUES = 31,
-    NVME_NQN_MAX = 223,
     NVME_MDTS_MAX = 7, /* 512 KiB */
 };
 
