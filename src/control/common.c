@@ -138,6 +138,11 @@ void save_drop(struct rpc_request *req, char *key)
 
 /* ---- values ---- */
 
+void set_number(json_t *o, const char *name, uint64_t n)
+{
+    json_object_set_new(o, name, json_integer((json_int_t)n));
+}
+
 json_t *uuid_json(const struct bdev_uuid *uuid)
 {
     char text[37];

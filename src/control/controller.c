@@ -83,6 +83,40 @@ void forget_run_state(struct control_ctx *ctx, const char *ctrl_id)
     json_object_del(ctx->placement, ctrl_id);
 }
 
+/* ---- what is told of it ---- */
+
+void set_names(json_t *o, struct controller *c)
+{
+    const struct link_function_info *f = controller_function(c);
+
+    json_object_set_new(o, "ctrl_id", json_string(c->ctrl_id));
+    set_number(o, "vhca_id", f->vhca_id);
+    json_object_set_new(o, "vuid", json_string(f->vuid));
+    json_object_set_new(o, "pci_bdf", json_string(f->pci_bdf));
+}
+
+void set_state(json_t *o, struct controller *c)
+{
+    const struct link_function_info *f = controller_function(c);
+
+    set_number(o, "num_msix", f->num_msix);
+    json_object_set_new(o, "state", json_string(controller_state_text(c)));
+    json_object_set_new(o, "plugged", json_boolean(f->host_connected));
+}
+
+json_t *recovery_json(const struct device_counts *counts)
+{
+    json_t *o = json_object();
+
+    set_number(o, "adopted", counts->adopted);
+    set_number(o, "records", counts->records);
+    set_number(o, "live", counts->live);
+    set_number(o, "intent_stored", counts->intent_stored);
+    set_number(o, "posted", counts->posted);
+    set_number(o, "unpublished", counts->unpublished);
+    return o;
+}
+
 /* ---- calls that are answered later ---- */
 
 struct action *action_create(struct control_ctx *ctx, struct rpc_request *req, char *key,
@@ -100,6 +134,28 @@ struct action *action_create(struct control_ctx *ctx, struct rpc_request *req, c
     act->key = key;
     act->success = success;
     snprintf(act->ctrl_id, sizeof(act->ctrl_id), "%s", ctrl_id);
+    return act;
+}
+
+struct action *creation_create(struct control_ctx *ctx, struct rpc_request *req, char *key,
+                               const char *ctrl_id, unsigned function, bool suspended,
+                               struct controller_opts *ret)
+{
+    struct action *act = action_create(ctx, req, key, ctrl_id, NULL);
+
+    if (!act)
+        return NULL;
+    act->run = !suspended;
+    snprintf(act->vuid, sizeof(act->vuid), "%s", link_function_get(ctx->link, function)->vuid);
+    *ret = (struct controller_opts){
+        .set = &ctx->controllers,
+        .ctrl_id = act->ctrl_id,
+        .link = ctx->link,
+        .function = function,
+        .reactor = place_controller(ctx, act->ctrl_id),
+        /* What it serves follows in the journal; the end of the replay lets it run. */
+        .suspended = suspended || rpc_replaying(req),
+    };
     return act;
 }
 
@@ -159,6 +215,15 @@ void controller_created(void *arg, int rc, const struct err *err)
 
 /* ---- destroy ---- */
 
+const struct rpc_param ctrl_params[] = {CTRL_ID(ctrl_args)};
+const struct rpc_param ctrl_destroy_params[] = {
+    CTRL_ID(ctrl_destroy_args),
+    {"force", RPC_BOOL, offsetof(struct ctrl_destroy_args, force), 0,
+     "also a PF whose VFs have controllers, or a plugged hot-plug function", "-f", NULL, 0, 0, 0},
+    {"release_msix", RPC_BOOL, offsetof(struct ctrl_destroy_args, release_msix), RPC_UNSUPPORTED,
+     "give a VF's vectors back", NULL, NULL, 0, 0, 0},
+};
+
 struct vf_search {
     const struct link_function_info *pf;
     char ctrl_id[64];
@@ -180,13 +245,13 @@ static void save_destroyed(struct action *act)
 }
 
 void destroy_controller(struct control_ctx *ctx, struct rpc_request *req, struct controller *c,
-                        char *key, bool force)
+                        char *key, const struct ctrl_destroy_args *a)
 {
     const struct link_function_info *f = controller_function(c);
     struct vf_search s = {f, ""};
     struct action *act;
 
-    if (!force && f->vf_index < 0) {
+    if (!a->force && f->vf_index < 0) {
         controller_for_each(&ctx->controllers, compare_pf, &s);
         if (s.ctrl_id[0] || (f->hotplugged && f->host_connected)) {
             free(key);
@@ -215,8 +280,9 @@ static void save_run_state(struct action *act)
 }
 
 void suspend_controller(struct control_ctx *ctx, struct rpc_request *req, struct controller *c,
-                        char *key, enum controller_part part, uint64_t timeout_ms)
+                        char *key, const struct ctrl_suspend_args *a)
 {
+    enum controller_part part = a->events_only ? CONTROLLER_EVENTS : CONTROLLER_ALL;
     struct action *act;
 
     if (rpc_replaying(req)) {
@@ -227,7 +293,7 @@ void suspend_controller(struct control_ctx *ctx, struct rpc_request *req, struct
     }
     act = action_create(ctx, req, key, c->ctrl_id, part == CONTROLLER_ALL ? save_run_state : NULL);
     if (act)
-        controller_suspend(c, part, timeout_ms, acted, act);
+        controller_suspend(c, part, a->timeout_ms, acted, act);
 }
 
 void resume_controller(struct control_ctx *ctx, struct rpc_request *req, struct controller *c,

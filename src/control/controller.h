@@ -53,6 +53,22 @@ int select_function(struct control_ctx *ctx, struct rpc_request *req,
         "ctrl_id", RPC_STR, offsetof(struct type, ctrl_id), RPC_REQUIRED | RPC_NAME, "controller", \
             "-c", "ctrl", 0, 0, 0                                                                  \
     }
+/* Of the methods that all kinds have. */
+struct ctrl_args {
+    const char *ctrl_id;
+};
+extern const struct rpc_param ctrl_params[1];
+struct ctrl_destroy_args {
+    const char *ctrl_id;
+    bool force, release_msix;
+};
+extern const struct rpc_param ctrl_destroy_params[3];
+struct ctrl_suspend_args { /* a kind has its own word for events_only */
+    const char *ctrl_id;
+    uint64_t timeout_ms;
+    bool events_only, live_update_notifier, force;
+};
+
 /* true: ret is the chosen name, or the first free one (prefix<n>). false: answered. */
 bool choose_ctrl_id(struct control_ctx *ctx, struct rpc_request *req, const char *wanted,
                     const char *prefix, char ret[64]);
@@ -60,6 +76,13 @@ bool choose_ctrl_id(struct control_ctx *ctx, struct rpc_request *req, const char
 /* The reactor with the fewest controllers; forget_run_state() takes it back. */
 struct reactor *place_controller(struct control_ctx *ctx, const char *ctrl_id);
 uint64_t controller_core(struct control_ctx *ctx, const char *ctrl_id); /* index of that reactor */
+
+/* ---- what is told of it ---- */
+/* Sets ctrl_id and the names of its function. */
+void set_names(json_t *o, struct controller *c);
+/* Sets num_msix, state and plugged. */
+void set_state(json_t *o, struct controller *c);
+json_t *recovery_json(const struct device_counts *counts); /* a new reference */
 
 /* ---- calls on one controller that are answered later ---- */
 struct action {
@@ -75,6 +98,11 @@ struct action {
 /* key is taken over. NULL: answered. */
 struct action *action_create(struct control_ctx *ctx, struct rpc_request *req, char *key,
                              const char *ctrl_id, void (*success)(struct action *act));
+/* The action of a creation, and what the makers of all kinds are told of it. key is taken over.
+ * NULL: answered. */
+struct action *creation_create(struct control_ctx *ctx, struct rpc_request *req, char *key,
+                               const char *ctrl_id, unsigned function, bool suspended,
+                               struct controller_opts *ret);
 /* The controller_cb: saves and answers true, or answers the error. arg: the action, which is freed.
  */
 void acted(void *arg, int rc, const struct err *err);
@@ -83,9 +111,9 @@ void controller_created(void *arg, int rc, const struct err *err);
 
 /* Handlers' bodies. key is taken over. */
 void destroy_controller(struct control_ctx *ctx, struct rpc_request *req, struct controller *c,
-                        char *key, bool force);
+                        char *key, const struct ctrl_destroy_args *a);
 void suspend_controller(struct control_ctx *ctx, struct rpc_request *req, struct controller *c,
-                        char *key, enum controller_part part, uint64_t timeout_ms);
+                        char *key, const struct ctrl_suspend_args *a);
 void resume_controller(struct control_ctx *ctx, struct rpc_request *req, struct controller *c,
                        char *key);
 

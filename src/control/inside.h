@@ -43,6 +43,7 @@ char *key_below(const char *key, const char *part); /* part: our own word */
 void save_put(struct rpc_request *req, char *key);
 void save_drop(struct rpc_request *req, char *key);
 
+void set_number(json_t *o, const char *name, uint64_t n); /* a new member */
 /* uuid.c's text form as a new JSON string. */
 json_t *uuid_json(const struct bdev_uuid *uuid);
 

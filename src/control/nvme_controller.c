@@ -3,8 +3,6 @@
  * NVMe controllers: made on a function. */
 #include "control/controller.h"
 
-#include <stdio.h>
-
 struct create_args {
     const char *nqn, *ctrl_id;
     struct function_selector function;
@@ -48,6 +46,7 @@ static void nvme_controller_create(void *arg, struct rpc_request *req, const voi
     struct control_ctx *ctx = arg;
     int function = select_function(ctx, req, &a->function, FUNCTION_NVME);
     struct nvme_subsystem *ss = function >= 0 ? need_subsystem(ctx, req, a->nqn) : NULL;
+    struct controller_opts base;
     struct nvme_ctrl_opts opts;
     struct err err = {0};
     struct action *act;
@@ -55,19 +54,13 @@ static void nvme_controller_create(void *arg, struct rpc_request *req, const voi
 
     if (!ss || !choose_ctrl_id(ctx, req, a->ctrl_id, "NVMeCtrl", ctrl_id))
         return;
-    act = action_create(ctx, req, key_of_controller(a->nqn, ctrl_id), ctrl_id, NULL);
+    act = creation_create(ctx, req, key_of_controller(a->nqn, ctrl_id), ctrl_id, (unsigned)function,
+                          a->suspended, &base);
     if (!act)
         return;
-    act->run = !a->suspended;
-    snprintf(act->vuid, sizeof(act->vuid), "%s",
-             link_function_get(ctx->link, (unsigned)function)->vuid);
     opts = (struct nvme_ctrl_opts){
-        .set = &ctx->controllers,
+        .base = base,
         .subsystem = ss,
-        .ctrl_id = act->ctrl_id,
-        .link = ctx->link,
-        .function = (unsigned)function,
-        .reactor = place_controller(ctx, act->ctrl_id),
         .num_queues = a->admin_only       ? 0
                       : a->num_queues_set ? a->num_queues
                                           : NVME_MAX_IO_QUEUES,
@@ -75,8 +68,6 @@ static void nvme_controller_create(void *arg, struct rpc_request *req, const voi
         .fw_slots = a->fw_slots ? a->fw_slots : 4,
         .write_zeroes = a->write_zeroes_set ? a->write_zeroes : true,
         .deallocate_dsm = a->deallocate_dsm_set ? a->deallocate_dsm : true,
-        /* Namespaces follow in the journal; the end of the replay lets it run. */
-        .suspended = a->suspended || rpc_replaying(req),
         .admin_only = a->admin_only,
     };
     if (nvme_ctrl_create(&opts, NULL, controller_created, act, &err) < 0)

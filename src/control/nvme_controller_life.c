@@ -12,64 +12,41 @@ static char *key_of(const struct nvme_ctrl *ctrl)
     return key_of_controller(nvme_subsystem_get_info(info.subsystem).nqn, info.ctrl_id);
 }
 
-struct destroy_args {
-    const char *ctrl_id;
-    bool force, release_msix;
-};
-static const struct rpc_param destroy_params[] = {
-    CTRL_ID(destroy_args),
-    {"force", RPC_BOOL, offsetof(struct destroy_args, force), 0,
-     "also a PF whose VFs have controllers, or a plugged hot-plug function", "-f", NULL, 0, 0, 0},
-    {"release_msix", RPC_BOOL, offsetof(struct destroy_args, release_msix), RPC_UNSUPPORTED,
-     "give a VF's vectors back", NULL, NULL, 0, 0, 0},
-};
-
 static void nvme_controller_destroy(void *arg, struct rpc_request *req, const void *args)
 {
-    const struct destroy_args *a = args;
+    const struct ctrl_destroy_args *a = args;
     struct nvme_ctrl *ctrl = need_controller(arg, req, a->ctrl_id);
 
     if (ctrl)
-        destroy_controller(arg, req, nvme_ctrl_base(ctrl), key_of(ctrl), a->force);
+        destroy_controller(arg, req, nvme_ctrl_base(ctrl), key_of(ctrl), a);
 }
 
 /* ---- suspend, resume ---- */
 
-struct suspend_args {
-    const char *ctrl_id;
-    uint64_t timeout_ms;
-    bool admin_only, live_update_notifier, force;
-};
 static const struct rpc_param suspend_params[] = {
-    CTRL_ID(suspend_args),
-    {"timeout_ms", RPC_U64, offsetof(struct suspend_args, timeout_ms), 0,
+    CTRL_ID(ctrl_suspend_args),
+    {"timeout_ms", RPC_U64, offsetof(struct ctrl_suspend_args, timeout_ms), 0,
      "longest wait for I/O in flight (default: none)", "-t", NULL, 0, 0, 3600000},
-    {"admin_only", RPC_BOOL, offsetof(struct suspend_args, admin_only), 0,
+    {"admin_only", RPC_BOOL, offsetof(struct ctrl_suspend_args, events_only), 0,
      "stop admin commands only; I/O goes on. Not saved", NULL, NULL, 0, 0, 0},
-    {"live_update_notifier", RPC_BOOL, offsetof(struct suspend_args, live_update_notifier),
+    {"live_update_notifier", RPC_BOOL, offsetof(struct ctrl_suspend_args, live_update_notifier),
      RPC_UNSUPPORTED, "tell the destination of a live update", "-lu", NULL, 0, 0, 0},
-    {"force", RPC_BOOL, offsetof(struct suspend_args, force), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0,
-     0},
+    {"force", RPC_BOOL, offsetof(struct ctrl_suspend_args, force), RPC_UNSUPPORTED, "", NULL, NULL,
+     0, 0, 0},
 };
 
 static void nvme_controller_suspend(void *arg, struct rpc_request *req, const void *args)
 {
-    const struct suspend_args *a = args;
+    const struct ctrl_suspend_args *a = args;
     struct nvme_ctrl *ctrl = need_controller(arg, req, a->ctrl_id);
 
     if (ctrl)
-        suspend_controller(arg, req, nvme_ctrl_base(ctrl), key_of(ctrl),
-                           a->admin_only ? CONTROLLER_EVENTS : CONTROLLER_ALL, a->timeout_ms);
+        suspend_controller(arg, req, nvme_ctrl_base(ctrl), key_of(ctrl), a);
 }
-
-struct resume_args {
-    const char *ctrl_id;
-};
-static const struct rpc_param resume_params[] = {CTRL_ID(resume_args)};
 
 static void nvme_controller_resume(void *arg, struct rpc_request *req, const void *args)
 {
-    const struct resume_args *a = args;
+    const struct ctrl_args *a = args;
     struct nvme_ctrl *ctrl = need_controller(arg, req, a->ctrl_id);
 
     if (ctrl)
@@ -195,12 +172,12 @@ static void nvme_controller_detach_ns(void *arg, struct rpc_request *req, const 
 }
 
 static const struct rpc_method methods[] = {
-    {"nvme_controller_destroy", RPC_PARAMS(destroy_params), sizeof(struct destroy_args),
+    {"nvme_controller_destroy", RPC_PARAMS(ctrl_destroy_params), sizeof(struct ctrl_destroy_args),
      nvme_controller_destroy, "close a controller and give its function back", RPC_JOURNAL, "true"},
-    {"nvme_controller_suspend", RPC_PARAMS(suspend_params), sizeof(struct suspend_args),
+    {"nvme_controller_suspend", RPC_PARAMS(suspend_params), sizeof(struct ctrl_suspend_args),
      nvme_controller_suspend, "stop fetching commands and finish those in flight", RPC_JOURNAL,
      "true"},
-    {"nvme_controller_resume", RPC_PARAMS(resume_params), sizeof(struct resume_args),
+    {"nvme_controller_resume", RPC_PARAMS(ctrl_params), sizeof(struct ctrl_args),
      nvme_controller_resume, "serve commands (again)", RPC_JOURNAL, "true"},
     {"nvme_controller_attach_ns", RPC_PARAMS(ns_params), sizeof(struct ns_args),
      nvme_controller_attach_ns, "show a namespace to the host", RPC_JOURNAL, "true"},

@@ -17,24 +17,15 @@ static void add_namespace(struct nvme_ns *ns, void *arg)
 json_t *controller_json(struct control_ctx *ctx, struct nvme_ctrl *ctrl)
 {
     struct nvme_ctrl_info info = nvme_ctrl_get_info(ctrl);
-    const struct link_function_info *f = info.function;
     json_t *o = json_object(), *namespaces = json_array();
 
-    json_object_set_new(o, "ctrl_id", json_string(info.ctrl_id));
-    if (f) {
-        json_object_set_new(o, "vhca_id", json_integer(f->vhca_id));
-        json_object_set_new(o, "vuid", json_string(f->vuid));
-        json_object_set_new(o, "pci_bdf", json_string(f->pci_bdf));
-    }
+    set_names(o, nvme_ctrl_base(ctrl));
     json_object_set_new(o, "nqn", json_string(nvme_subsystem_get_info(info.subsystem).nqn));
-    json_object_set_new(o, "cntlid", json_integer(info.cntlid));
-    json_object_set_new(o, "mdts", json_integer(info.mdts));
-    json_object_set_new(o, "num_queues", json_integer(info.num_queues));
-    json_object_set_new(o, "max_queues",
-                        json_integer(NVME_MAX_IO_QUEUES + 1)); /* with the admin queue */
-    json_object_set_new(o, "num_msix", json_integer(info.num_msix));
-    json_object_set_new(o, "state", json_string(info.state));
-    json_object_set_new(o, "plugged", json_boolean(info.plugged));
+    set_number(o, "cntlid", info.cntlid);
+    set_number(o, "mdts", info.mdts);
+    set_number(o, "num_queues", info.num_queues);
+    set_number(o, "max_queues", NVME_MAX_IO_QUEUES + 1); /* with the admin queue */
+    set_state(o, nvme_ctrl_base(ctrl));
     nvme_ctrl_ns_for_each(ctrl, add_namespace, namespaces);
     json_object_set_new(o, "namespaces", namespaces);
     return o;
@@ -91,19 +82,6 @@ static void nvme_controller_list(void *arg, struct rpc_request *req, const void 
 
 /* ---- counters ---- */
 
-struct stats_args {
-    const char *ctrl_id;
-};
-static const struct rpc_param stats_params[] = {
-    {"ctrl_id", RPC_STR, offsetof(struct stats_args, ctrl_id), RPC_REQUIRED | RPC_NAME,
-     "controller", "-c", "ctrl", 0, 0, 0},
-};
-
-static void set_number(json_t *o, const char *name, uint64_t n)
-{
-    json_object_set_new(o, name, json_integer((json_int_t)n));
-}
-
 static void set_io_counts(json_t *o, const struct nvme_queue_stats *st)
 {
     set_number(o, "read_io_count", st->reads);
@@ -121,13 +99,13 @@ static void add_bounce(struct nvme_ns *ns, void *arg)
 
 static void nvme_controller_dbg_io_stats_get(void *arg, struct rpc_request *req, const void *args)
 {
-    const struct stats_args *a = args;
+    const struct ctrl_args *a = args;
     struct control_ctx *ctx = arg;
     struct nvme_ctrl *ctrl = need_controller(ctx, req, a->ctrl_id);
     struct nvme_queue_stats total = {0};
     struct nvme_ctrl_info info;
     uint64_t bounce_bytes = 0, core;
-    json_t *o, *queues, *recovery;
+    json_t *o, *queues;
 
     if (!ctrl)
         return;
@@ -154,19 +132,12 @@ static void nvme_controller_dbg_io_stats_get(void *arg, struct rpc_request *req,
     json_object_set_new(o, "ctrl_id", json_string(info.ctrl_id));
     json_object_set_new(o, "queues", queues);
     set_io_counts(o, &total);
-    set_number(o, "interrupts", info.interrupts);
+    set_number(o, "interrupts", info.counts->interrupts);
     set_number(o, "doorbell_messages", info.doorbell_messages);
-    set_number(o, "memory_parked", info.memory_parked);
-    set_number(o, "in_flight", info.in_flight);
+    set_number(o, "memory_parked", info.counts->memory_parked);
+    set_number(o, "in_flight", info.counts->in_flight);
     set_number(o, "bounce_bytes", bounce_bytes);
-    recovery = json_object();
-    set_number(recovery, "adopted", info.recovery.adopted);
-    set_number(recovery, "records", info.recovery.records);
-    set_number(recovery, "live", info.recovery.live);
-    set_number(recovery, "intent_stored", info.recovery.intent_stored);
-    set_number(recovery, "posted", info.recovery.posted);
-    set_number(recovery, "unpublished", info.recovery.unpublished);
-    json_object_set_new(o, "recovery", recovery);
+    json_object_set_new(o, "recovery", recovery_json(info.counts));
     rpc_result(req, o);
 }
 
@@ -175,7 +146,7 @@ static const struct rpc_method methods[] = {
      nvme_controller_list, "list NVMe controllers", 0,
      "array of {ctrl_id, vhca_id, vuid, nqn, cntlid, mdts, num_queues, state, plugged, namespaces, "
      "...}"},
-    {"nvme_controller_dbg_io_stats_get", RPC_PARAMS(stats_params), sizeof(struct stats_args),
+    {"nvme_controller_dbg_io_stats_get", RPC_PARAMS(ctrl_params), sizeof(struct ctrl_args),
      nvme_controller_dbg_io_stats_get, "I/O counters of a controller and its queues", 0,
      "{ctrl_id, queues: [{queue_id, read_io_count, ...}], interrupts, doorbell_messages, recovery, "
      "...}"},

@@ -84,6 +84,7 @@ static void virtio_blk_controller_create(void *arg, struct rpc_request *req, con
     const struct create_args *a = args;
     struct control_ctx *ctx = arg;
     int function = select_function(ctx, req, &a->function, FUNCTION_VIRTIO_BLK);
+    struct controller_opts base;
     struct vblk_ctrl_opts opts;
     struct err err = {0};
     struct action *act;
@@ -93,18 +94,12 @@ static void virtio_blk_controller_create(void *arg, struct rpc_request *req, con
     if (function < 0 || !find_bdev(ctx, req, a->bdev, a->dbg_bdev_type, &bdev) ||
         !choose_ctrl_id(ctx, req, a->ctrl_id, "VblkCtrl", ctrl_id))
         return;
-    act = action_create(ctx, req, key_of_vblk(ctrl_id), ctrl_id, NULL);
+    act = creation_create(ctx, req, key_of_vblk(ctrl_id), ctrl_id, (unsigned)function, a->suspended,
+                          &base);
     if (!act)
         return;
-    act->run = !a->suspended;
-    snprintf(act->vuid, sizeof(act->vuid), "%s",
-             link_function_get(ctx->link, (unsigned)function)->vuid);
     opts = (struct vblk_ctrl_opts){
-        .set = &ctx->controllers,
-        .ctrl_id = act->ctrl_id,
-        .link = ctx->link,
-        .function = (unsigned)function,
-        .reactor = place_controller(ctx, act->ctrl_id),
+        .base = base,
         .bdev = bdev,
         .vblk_id = a->vblk_id,
         .num_queues = a->num_queues,
@@ -113,8 +108,6 @@ static void virtio_blk_controller_create(void *arg, struct rpc_request *req, con
         .size_max = a->size_max,
         .read_only = a->read_only,
         .indirect_desc = a->indirect_desc_set ? a->indirect_desc : true,
-        /* Its bdev may follow in the journal; the end of the replay lets it run. */
-        .suspended = a->suspended || rpc_replaying(req),
     };
     if (vblk_ctrl_create(&opts, NULL, controller_created, act, &err) < 0)
         controller_created(act, err.code, &err);
@@ -132,62 +125,39 @@ struct vblk_ctrl *need_vblk(struct control_ctx *ctx, struct rpc_request *req, co
     return ctrl;
 }
 
-struct destroy_args {
-    const char *ctrl_id;
-    bool force, release_msix;
-};
-static const struct rpc_param destroy_params[] = {
-    CTRL_ID(destroy_args),
-    {"force", RPC_BOOL, offsetof(struct destroy_args, force), 0,
-     "also a PF whose VFs have controllers, or a plugged hot-plug function", "-f", NULL, 0, 0, 0},
-    {"release_msix", RPC_BOOL, offsetof(struct destroy_args, release_msix), RPC_UNSUPPORTED,
-     "give a VF's vectors back", NULL, NULL, 0, 0, 0},
-};
-
 static void virtio_blk_controller_destroy(void *arg, struct rpc_request *req, const void *args)
 {
-    const struct destroy_args *a = args;
+    const struct ctrl_destroy_args *a = args;
     struct vblk_ctrl *ctrl = need_vblk(arg, req, a->ctrl_id);
 
     if (ctrl)
-        destroy_controller(arg, req, vblk_ctrl_base(ctrl), key_of_vblk(a->ctrl_id), a->force);
+        destroy_controller(arg, req, vblk_ctrl_base(ctrl), key_of_vblk(a->ctrl_id), a);
 }
 
-struct suspend_args {
-    const char *ctrl_id;
-    uint64_t timeout_ms;
-    bool events_only, live_update_notifier, force;
-};
 static const struct rpc_param suspend_params[] = {
-    CTRL_ID(suspend_args),
-    {"timeout_ms", RPC_U64, offsetof(struct suspend_args, timeout_ms), 0,
+    CTRL_ID(ctrl_suspend_args),
+    {"timeout_ms", RPC_U64, offsetof(struct ctrl_suspend_args, timeout_ms), 0,
      "longest wait for I/O in flight (default: none)", "-t", NULL, 0, 0, 3600000},
-    {"events_only", RPC_BOOL, offsetof(struct suspend_args, events_only), 0,
+    {"events_only", RPC_BOOL, offsetof(struct ctrl_suspend_args, events_only), 0,
      "stop control events only; I/O goes on. Not saved", NULL, NULL, 0, 0, 0},
-    {"live_update_notifier", RPC_BOOL, offsetof(struct suspend_args, live_update_notifier),
+    {"live_update_notifier", RPC_BOOL, offsetof(struct ctrl_suspend_args, live_update_notifier),
      RPC_UNSUPPORTED, "tell the destination of a live update", "-lu", NULL, 0, 0, 0},
-    {"force", RPC_BOOL, offsetof(struct suspend_args, force), RPC_UNSUPPORTED, "", NULL, NULL, 0, 0,
-     0},
+    {"force", RPC_BOOL, offsetof(struct ctrl_suspend_args, force), RPC_UNSUPPORTED, "", NULL, NULL,
+     0, 0, 0},
 };
 
 static void virtio_blk_controller_suspend(void *arg, struct rpc_request *req, const void *args)
 {
-    const struct suspend_args *a = args;
+    const struct ctrl_suspend_args *a = args;
     struct vblk_ctrl *ctrl = need_vblk(arg, req, a->ctrl_id);
 
     if (ctrl)
-        suspend_controller(arg, req, vblk_ctrl_base(ctrl), key_of_vblk(a->ctrl_id),
-                           a->events_only ? CONTROLLER_EVENTS : CONTROLLER_ALL, a->timeout_ms);
+        suspend_controller(arg, req, vblk_ctrl_base(ctrl), key_of_vblk(a->ctrl_id), a);
 }
-
-struct resume_args {
-    const char *ctrl_id;
-};
-static const struct rpc_param resume_params[] = {CTRL_ID(resume_args)};
 
 static void virtio_blk_controller_resume(void *arg, struct rpc_request *req, const void *args)
 {
-    const struct resume_args *a = args;
+    const struct ctrl_args *a = args;
     struct vblk_ctrl *ctrl = need_vblk(arg, req, a->ctrl_id);
 
     if (ctrl)
@@ -299,14 +269,9 @@ static void virtio_blk_controller_bdev_attach(void *arg, struct rpc_request *req
     vblk_ctrl_attach(ctrl, bdev, a->vblk_id, acted, act);
 }
 
-struct detach_args {
-    const char *ctrl_id;
-};
-static const struct rpc_param detach_params[] = {CTRL_ID(detach_args)};
-
 static void virtio_blk_controller_bdev_detach(void *arg, struct rpc_request *req, const void *args)
 {
-    const struct detach_args *a = args;
+    const struct ctrl_args *a = args;
     struct control_ctx *ctx = arg;
     struct vblk_ctrl *ctrl = need_vblk(ctx, req, a->ctrl_id);
     struct action *act;
@@ -326,17 +291,17 @@ static const struct rpc_method methods[] = {
     {"virtio_blk_controller_create", RPC_PARAMS(create_params), sizeof(struct create_args),
      virtio_blk_controller_create, "open a virtio-blk controller on a function", RPC_JOURNAL,
      "{ctrl_id}"},
-    {"virtio_blk_controller_destroy", RPC_PARAMS(destroy_params), sizeof(struct destroy_args),
-     virtio_blk_controller_destroy, "close a controller and give its function back", RPC_JOURNAL,
-     "true"},
-    {"virtio_blk_controller_suspend", RPC_PARAMS(suspend_params), sizeof(struct suspend_args),
+    {"virtio_blk_controller_destroy", RPC_PARAMS(ctrl_destroy_params),
+     sizeof(struct ctrl_destroy_args), virtio_blk_controller_destroy,
+     "close a controller and give its function back", RPC_JOURNAL, "true"},
+    {"virtio_blk_controller_suspend", RPC_PARAMS(suspend_params), sizeof(struct ctrl_suspend_args),
      virtio_blk_controller_suspend, "stop fetching requests and finish those in flight",
      RPC_JOURNAL, "true"},
-    {"virtio_blk_controller_resume", RPC_PARAMS(resume_params), sizeof(struct resume_args),
+    {"virtio_blk_controller_resume", RPC_PARAMS(ctrl_params), sizeof(struct ctrl_args),
      virtio_blk_controller_resume, "serve requests (again)", RPC_JOURNAL, "true"},
     {"virtio_blk_controller_bdev_attach", RPC_PARAMS(attach_params), sizeof(struct attach_args),
      virtio_blk_controller_bdev_attach, "show a bdev to the host", RPC_JOURNAL, "true"},
-    {"virtio_blk_controller_bdev_detach", RPC_PARAMS(detach_params), sizeof(struct detach_args),
+    {"virtio_blk_controller_bdev_detach", RPC_PARAMS(ctrl_params), sizeof(struct ctrl_args),
      virtio_blk_controller_bdev_detach, "take the bdev away from the host: capacity 0", RPC_JOURNAL,
      "true"},
 };

@@ -6,20 +6,12 @@
 #include <errno.h>
 #include <stdlib.h>
 
-static void set_number(json_t *o, const char *name, uint64_t n)
-{
-    json_object_set_new(o, name, json_integer((json_int_t)n));
-}
-
 static json_t *vblk_json(struct vblk_ctrl *ctrl)
 {
     struct vblk_ctrl_info info = vblk_ctrl_get_info(ctrl);
     json_t *o = json_object();
 
-    json_object_set_new(o, "ctrl_id", json_string(info.ctrl_id));
-    set_number(o, "vhca_id", info.function->vhca_id);
-    json_object_set_new(o, "vuid", json_string(info.function->vuid));
-    json_object_set_new(o, "pci_bdf", json_string(info.function->pci_bdf));
+    set_names(o, vblk_ctrl_base(ctrl));
     set_number(o, "num_queues", info.num_queues);
     set_number(o, "queue_size", info.queue_size);
     set_number(o, "seg_max", info.seg_max);
@@ -31,21 +23,14 @@ static json_t *vblk_json(struct vblk_ctrl *ctrl)
     json_object_set_new(o, "dbg_local_optimized", json_false());
     json_object_set_new(o, "indirect_desc", json_boolean(info.indirect_desc));
     json_object_set_new(o, "read_only", json_boolean(info.read_only));
-    set_number(o, "num_msix", info.function->num_msix);
-    json_object_set_new(o, "state", json_string(info.state));
-    json_object_set_new(o, "plugged", json_boolean(info.function->host_connected));
+    set_state(o, vblk_ctrl_base(ctrl));
     return o;
 }
 
-struct ctrl_args {
-    const char *ctrl_id;
-};
 static const struct rpc_param list_params[] = {
     {"ctrl_id", RPC_STR, offsetof(struct ctrl_args, ctrl_id), RPC_NAME, "only this one", "-c",
      "ctrl", 0, 0, 0},
 };
-static const struct rpc_param stats_params[] = {CTRL_ID(ctrl_args)};
-
 static void add_one(struct controller *c, void *list)
 {
     struct vblk_ctrl *ctrl = vblk_ctrl_from(c);
@@ -93,20 +78,6 @@ static void add_counts(struct vblk_queue_stats *sum, const struct vblk_queue_sta
     sum->errors += st->errors;
 }
 
-static json_t *recovery_json(const struct vblk_ctrl_info *info)
-{
-    json_t *o = json_object();
-
-    set_number(o, "adopted", info->recovery.adopted);
-    set_number(o, "records", info->recovery.records);
-    set_number(o, "live", info->recovery.live);
-    set_number(o, "intent_stored", info->recovery.intent_stored);
-    set_number(o, "posted", info->recovery.posted);
-    set_number(o, "unpublished", info->recovery.unpublished);
-    set_number(o, "from_area", info->recovery.from_area);
-    return o;
-}
-
 static void virtio_blk_controller_dbg_io_stats_get(void *arg, struct rpc_request *req,
                                                    const void *args)
 {
@@ -116,7 +87,7 @@ static void virtio_blk_controller_dbg_io_stats_get(void *arg, struct rpc_request
     struct vblk_queue_stats total = {0};
     struct bdev_stats bdev = {0};
     struct vblk_ctrl_info info;
-    json_t *o, *queues;
+    json_t *o, *queues, *recovery;
 
     if (!ctrl)
         return;
@@ -142,11 +113,13 @@ static void virtio_blk_controller_dbg_io_stats_get(void *arg, struct rpc_request
     json_object_set_new(o, "ctrl_id", json_string(info.ctrl_id));
     json_object_set_new(o, "queues", queues);
     set_io_counts(o, &total);
-    set_number(o, "interrupts", info.interrupts);
-    set_number(o, "memory_parked", info.memory_parked);
-    set_number(o, "in_flight", info.in_flight);
+    set_number(o, "interrupts", info.counts->interrupts);
+    set_number(o, "memory_parked", info.counts->memory_parked);
+    set_number(o, "in_flight", info.counts->in_flight);
     set_number(o, "bounce_bytes", bdev.bounce_bytes);
-    json_object_set_new(o, "recovery", recovery_json(&info));
+    recovery = recovery_json(info.counts);
+    set_number(recovery, "from_area", info.counts->from_area);
+    json_object_set_new(o, "recovery", recovery);
     rpc_result(req, o);
 }
 
@@ -211,12 +184,11 @@ static const struct rpc_method methods[] = {
      virtio_blk_controller_list, "list virtio-blk controllers", 0,
      "array of {ctrl_id, vhca_id, vuid, num_queues, queue_size, seg_max, bdev, vblk_id, state, "
      "plugged, ...}"},
-    {"virtio_blk_controller_dbg_io_stats_get", RPC_PARAMS(stats_params), sizeof(struct ctrl_args),
+    {"virtio_blk_controller_dbg_io_stats_get", RPC_PARAMS(ctrl_params), sizeof(struct ctrl_args),
      virtio_blk_controller_dbg_io_stats_get, "I/O counters of a controller and its queues", 0,
      "{ctrl_id, queues: [{queue_id, read_io_count, ...}], interrupts, recovery, ...}"},
-    {"virtio_blk_controller_dbg_debug_stats_get", RPC_PARAMS(stats_params),
-     sizeof(struct ctrl_args), virtio_blk_controller_dbg_debug_stats_get,
-     "indices and state of a controller's virtqueues", 0,
+    {"virtio_blk_controller_dbg_debug_stats_get", RPC_PARAMS(ctrl_params), sizeof(struct ctrl_args),
+     virtio_blk_controller_dbg_debug_stats_get, "indices and state of a controller's virtqueues", 0,
      "{ctrl_id, queues: [{qid, state, hw_available_index, sw_available_index, ...}]}"},
 };
 const struct rpc_method_table vblk_controller_list_methods = RPC_TABLE(methods);

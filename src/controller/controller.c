@@ -45,7 +45,7 @@ static void quit_on_reactor(struct mail *m)
 {
     struct errand *e = errand_of(m);
 
-    e->ctrl->kind->quit(e->ctrl->dev, errand_answer, e);
+    device_quit(e->ctrl->dev, errand_answer, e);
 }
 
 /* ---- create ---- */
@@ -90,7 +90,7 @@ static void opened(void *arg, int rc, const struct err *err)
         return;
     }
     ctrl->state = CONTROLLER_SUSPENDED;
-    if (ctrl->kind->adopted(ctrl->dev) && ctrl->auto_resume && !ctrl->resume_when_open) {
+    if (atomic_load(&ctrl->dev->counts.adopted) && ctrl->auto_resume && !ctrl->resume_when_open) {
         /* What it serves cannot be attached yet: resuming now would fail the device. */
         log_line(LOG_WARNING, "controller",
                  "ctrl %s: took over a running device: complete its configuration and resume it",
@@ -126,11 +126,12 @@ int controller_check_function(struct link_client *link, unsigned function,
     return 0;
 }
 
-int controller_open(struct controller *ctrl, const struct controller_opts *o, controller_cb created,
-                    void *arg, struct err *err)
+int controller_open(struct controller *ctrl, const struct controller_kind *kind, struct device *dev,
+                    const struct controller_opts *o, controller_cb created, void *arg,
+                    struct err *err)
 {
-    ctrl->kind = o->kind;
-    ctrl->dev = o->dev;
+    ctrl->kind = kind;
+    ctrl->dev = dev;
     ctrl->link = o->link;
     ctrl->function = o->function;
     ctrl->control = reactor_current();
@@ -140,8 +141,8 @@ int controller_open(struct controller *ctrl, const struct controller_opts *o, co
     ctrl->created_arg = arg;
     snprintf(ctrl->ctrl_id, sizeof(ctrl->ctrl_id), "%s", o->ctrl_id);
     list_append(&o->set->list, &ctrl->node);
-    ctrl->lease = lease_open(o->link, o->function, ctrl->ctrl_id, o->reactor, o->kind->ops, o->dev,
-                             opened, ctrl);
+    ctrl->lease =
+        lease_open(o->link, o->function, ctrl->ctrl_id, o->reactor, kind->ops, dev, opened, ctrl);
     if (ctrl->lease)
         return 0;
     list_remove(&ctrl->node);
@@ -215,7 +216,7 @@ static void suspend_on_reactor(struct mail *m)
 {
     struct errand *e = errand_of(m);
 
-    e->ctrl->kind->suspend(e->ctrl->dev, e->part, e->timeout_ms, errand_answer, e);
+    device_suspend(e->ctrl->dev, e->part, e->timeout_ms, errand_answer, e);
 }
 
 void controller_suspend(struct controller *ctrl, enum controller_part part, uint64_t timeout_ms,
@@ -251,7 +252,7 @@ static void resumed(struct errand *e)
         e->ctrl->failure[0] = '\0';
     if (e->rc == 0 && e->ctrl->state != CONTROLLER_LEAVING)
         e->ctrl->state = CONTROLLER_STARTED;
-    else if (e->rc < 0 && e->ctrl->kind->failed(e->ctrl->dev))
+    else if (e->rc < 0 && atomic_load(&e->ctrl->dev->failed))
         snprintf(e->ctrl->failure, sizeof(e->ctrl->failure), "%s", e->err.msg);
 }
 
@@ -259,7 +260,7 @@ static void resume_on_reactor(struct mail *m)
 {
     struct errand *e = errand_of(m);
 
-    errand_back(e, e->ctrl->kind->resume(e->ctrl->dev, &e->err));
+    errand_back(e, device_resume(e->ctrl->dev, &e->err));
 }
 
 static void start_resume(struct controller *ctrl, struct errand *e)
@@ -342,7 +343,7 @@ const char *controller_state_text(struct controller *c)
     };
     const struct link_function_info *f = controller_function(c);
 
-    if (c->failure[0] && c->kind->failed(c->dev))
+    if (c->failure[0] && atomic_load(&c->dev->failed))
         snprintf(c->state_text, sizeof(c->state_text), "FAILED: %.100s", c->failure);
     else if (strncmp(f->state, "failed: ", 8) == 0)
         snprintf(c->state_text, sizeof(c->state_text), "FAILED: %s", f->state + 8);

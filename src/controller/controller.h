@@ -3,34 +3,20 @@
  * controller/controller.h - the life of a controller on a function, whatever device it is: the
  * lease is waited for, the device adopts or initialises, runs, is suspended, resumed, and at the
  * end quits and gives the lease back. Knows no device: a kind is a table. Device rooms embed struct
- * controller. Thread: control; what a kind's table says about the reactor runs there. */
+ * controller. Thread: control; what it asks of a device runs on the device's reactor. */
 #ifndef CONTROLLER_CONTROLLER_H
 #define CONTROLLER_CONTROLLER_H
 
+#include "controller/device.h"
 #include "link/client.h"
 
 struct controller;
-/* rc 0, or -errno with a sentence that names the object. */
-typedef void (*controller_cb)(void *arg, int rc, const struct err *err);
-
-enum controller_part { CONTROLLER_ALL, CONTROLLER_EVENTS /* control and admin commands only */ };
 
 /* What makes a device a controller. Every slot is filled. */
 struct controller_kind {
     const char *word; /* for people: "NVMe", "virtio-blk" */
     uint32_t function_kind;
-    const struct function_ops *ops;
-    /* Reactor. Stops fetching and drains; timeout_ms 0: no limit. After -ETIMEDOUT the device runs
-     * on. */
-    void (*suspend)(void *dev, enum controller_part part, uint64_t timeout_ms, controller_cb cb,
-                    void *arg);
-    /* Reactor. The first one after adoption compares identity and starts the records again. */
-    int (*resume)(void *dev, struct err *err);
-    /* Reactor. Stops, drains or cancels, closes its channels: nothing of it is left there. */
-    void (*quit)(void *dev, controller_cb cb, void *arg);
-    /* Any thread. */
-    bool (*adopted)(const void *dev); /* took over a running device */
-    bool (*failed)(const void *dev);
+    const struct function_ops *ops; /* they get the struct device */
     /* Control, the last thing that happens to it: frees the controller and its device. */
     void (*free)(struct controller *c);
 };
@@ -53,7 +39,7 @@ struct errand;
 struct controller {
     struct list node;
     const struct controller_kind *kind;
-    void *dev;
+    struct device *dev;
     struct link_client *link;
     unsigned function; /* index in the link's table */
     struct reactor *control, *reactor;
@@ -69,14 +55,13 @@ struct controller {
     struct errand *resume_when_open; /* asked for while the lease was waited for */
 };
 
+/* What the makers of all kinds are told. */
 struct controller_opts {
     struct controllers *set;
-    const struct controller_kind *kind;
-    void *dev;
+    const char *ctrl_id; /* copied; not NULL: the caller has chosen one */
     struct link_client *link;
-    unsigned function;
+    unsigned function; /* index in the link's table */
     struct reactor *reactor;
-    const char *ctrl_id; /* copied */
     bool suspended;
 };
 
@@ -87,8 +72,9 @@ int controller_check_function(struct link_client *link, unsigned function,
  * until kind->free(); on error it does not (and is in no set). created runs once, never inside:
  * with success when it is suspended or, without opts->suspended, runs; with an error when it is
  * gone again. */
-int controller_open(struct controller *c, const struct controller_opts *opts, controller_cb created,
-                    void *arg, struct err *err);
+int controller_open(struct controller *c, const struct controller_kind *kind, struct device *dev,
+                    const struct controller_opts *opts, controller_cb created, void *arg,
+                    struct err *err);
 /* Stops fetching, drains or cancels what is in flight, releases the lease, frees. -EALREADY. */
 void controller_destroy(struct controller *c, controller_cb destroyed, void *arg);
 void controller_suspend(struct controller *c, enum controller_part part, uint64_t timeout_ms,

@@ -128,6 +128,7 @@ int lease_release(struct link_conn *conn, const struct link_msg *msg);
 int lease_detached(struct link_conn *conn, const struct link_msg *msg);
 int lease_reset_done(struct link_conn *conn, const struct link_msg *msg);
 int lease_queue_stopped(struct link_conn *conn, const struct link_msg *msg);
+int lease_queue_paused(struct link_conn *conn, const struct link_msg *msg);
 int lease_config_changed(struct link_conn *conn, const struct link_msg *msg);
 /* Nothing the holder issued can touch guest memory or the medium any more: the function is free. */
 void lease_end(struct emu_function *fn);
@@ -152,9 +153,12 @@ void queues_tell(struct emu_function *fn, const struct vhost_user_queue *q);
 /* True: nobody works on it, and the in-flight area says how far it got. Else the answer comes by
  * queues_stopped(), perhaps of a later holder. */
 bool queues_stop(struct emu_function *fn, const struct vhost_user_queue *q);
-/* Nobody holds the function any more: those that are to stop have stopped, as above. */
+/* Nobody holds the function any more: those that are to stop or pause have, as above. */
 void queues_left(struct emu_function *fn);
 void queues_stopped(struct emu_function *fn, const struct link_msg *msg);
+/* Nothing more is to be fetched. True: nobody does; else queues_paused() comes. */
+bool queues_pause(struct emu_function *fn, const struct vhost_user_queue *q);
+void queues_paused(struct emu_function *fn, const struct link_msg *msg);
 void queues_tell_inflight(struct emu_function *fn);
 /* A reset or the client's end: what was not told yet is void. */
 void queues_forget(struct emu_function *fn);

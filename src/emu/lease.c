@@ -383,6 +383,15 @@ int lease_queue_stopped(struct link_conn *conn, const struct link_msg *msg)
     return 0;
 }
 
+int lease_queue_paused(struct link_conn *conn, const struct link_msg *msg)
+{
+    struct emu_function *fn = held_function(conn, msg);
+
+    if (fn)
+        queues_paused(fn, msg);
+    return 0;
+}
+
 int lease_config_changed(struct link_conn *conn, const struct link_msg *msg)
 {
     struct emu_function *fn = held_function(conn, msg);

@@ -294,6 +294,7 @@ static int (*const handlers[])(struct link_conn *conn, const struct link_msg *ms
     [LINK_MEM_DETACHED] = lease_detached,
     [LINK_RESET_DONE] = lease_reset_done,
     [LINK_QUEUE_STOPPED] = lease_queue_stopped,
+    [LINK_QUEUE_PAUSED] = lease_queue_paused,
     [LINK_CONFIG_CHANGED] = lease_config_changed,
     [LINK_KEEP] = keep,
     [LINK_DROP] = drop,

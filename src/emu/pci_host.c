@@ -167,10 +167,7 @@ static void memory_for_each(struct emu_function *fn, host_memory_fn call)
 
 static void memory_detached(struct emu_function *fn, uint32_t id)
 {
-    if (id == 0)
-        vfio_user_dma_detached_all(fn->vu);
-    else
-        vfio_user_dma_detached(fn->vu, id);
+    vfio_user_dma_detached(fn->vu, id);
 }
 
 static void hide(struct emu_function *fn, bool hidden)

@@ -38,6 +38,11 @@ static void send_stop(struct emu_function *fn, const struct vhost_user_queue *q)
     send_queue(fn, q, LINK_QUEUE_STOP, fn->stop_cookie);
 }
 
+static void send_pause(struct emu_function *fn, const struct vhost_user_queue *q)
+{
+    send_queue(fn, q, LINK_QUEUE_PAUSE, fn->stop_cookie);
+}
+
 static void send_inflight(struct emu_function *fn)
 {
     const struct vhost_user_inflight_area *area = vhost_user_inflight(fn->vh);
@@ -73,9 +78,14 @@ void queues_tell_inflight(struct emu_function *fn)
 
 /* A VM whose disk is without service shall not freeze because it reboots, pauses or ends: with an
  * in-flight area nothing is lost when its rings stop as they are. */
+static bool is_free(const struct emu_function *fn)
+{
+    return !fn->holder && !holders_wait(fn->emu->holders, NULL);
+}
+
 static bool left_alone(const struct emu_function *fn)
 {
-    return !fn->holder && !holders_wait(fn->emu->holders, NULL) && vhost_user_inflight(fn->vh);
+    return is_free(fn) && vhost_user_inflight(fn->vh);
 }
 
 /* Not held back: the host asks for no other before this one is answered. The holder hears of a
@@ -93,13 +103,29 @@ bool queues_stop(struct emu_function *fn, const struct vhost_user_queue *q)
     return false;
 }
 
+bool queues_pause(struct emu_function *fn, const struct vhost_user_queue *q)
+{
+    fn->stop_cookie++;
+    if (is_free(fn))
+        return true;
+    if (fn->inflight_stale)
+        send_inflight(fn);
+    send_pause(fn, q);
+    return false;
+}
+
 void queues_left(struct emu_function *fn)
 {
     struct vhost_user_queue q;
 
-    for (unsigned i = 0; fn->vh && left_alone(fn) && i < VHOST_USER_MAX_QUEUES; i++)
-        if (vhost_user_queue_get(fn->vh, i, &q) && q.stopping)
+    for (unsigned i = 0; fn->vh && is_free(fn) && i < VHOST_USER_MAX_QUEUES; i++) {
+        if (!vhost_user_queue_get(fn->vh, i, &q))
+            continue;
+        if (q.stopping && left_alone(fn))
             vhost_user_queue_left(fn->vh, i);
+        else if (q.pausing)
+            vhost_user_queue_paused(fn->vh, i);
+    }
 }
 
 void queues_forget(struct emu_function *fn)
@@ -114,6 +140,12 @@ void queues_stopped(struct emu_function *fn, const struct link_msg *msg)
 {
     if (fn->vh && msg->cookie == fn->stop_cookie) /* else of a client that is gone */
         vhost_user_queue_stopped(fn->vh, msg->queue.index, msg->queue.base);
+}
+
+void queues_paused(struct emu_function *fn, const struct link_msg *msg)
+{
+    if (fn->vh && msg->cookie == fn->stop_cookie)
+        vhost_user_queue_paused(fn->vh, msg->queue.index);
 }
 
 void queues_granted(struct emu_function *fn)
@@ -134,9 +166,14 @@ void queues_synced(struct emu_function *fn)
 {
     struct vhost_user_queue q;
 
-    for (unsigned i = 0; fn->vh && i < VHOST_USER_MAX_QUEUES; i++)
-        if (vhost_user_queue_get(fn->vh, i, &q) && q.stopping)
+    for (unsigned i = 0; fn->vh && i < VHOST_USER_MAX_QUEUES; i++) {
+        if (!vhost_user_queue_get(fn->vh, i, &q))
+            continue;
+        if (q.stopping)
             send_stop(fn, &q);
+        else if (q.pausing)
+            send_pause(fn, &q);
+    }
 }
 
 void queues_catch_up(struct emu_function *fn)

@@ -87,6 +87,11 @@ static enum vhost_user_answer queue_stopping(void *dev, const struct vhost_user_
     return answer(queues_stop(dev, q));
 }
 
+static enum vhost_user_answer queue_pausing(void *dev, const struct vhost_user_queue *q)
+{
+    return answer(queues_pause(dev, q));
+}
+
 static void calls_changed(void *dev, unsigned start, unsigned count)
 {
     lease_tell_irqs(dev, start, count);
@@ -130,6 +135,7 @@ static const struct vhost_user_ops ops = {
     .unmap_expired = unmap_expired,
     .queue_changed = queue_changed,
     .queue_stopping = queue_stopping,
+    .queue_pausing = queue_pausing,
     .calls_changed = calls_changed,
     .inflight_set = inflight_set,
     .reset = reset,
@@ -183,10 +189,7 @@ static void memory_for_each(struct emu_function *fn, host_memory_fn call)
 
 static void memory_detached(struct emu_function *fn, uint32_t id)
 {
-    if (id == 0)
-        vhost_user_mem_detached_all(fn->vh);
-    else
-        vhost_user_mem_detached(fn->vh, id);
+    vhost_user_mem_detached(fn->vh, id);
 }
 
 static void hide(struct emu_function *fn, bool hidden)

@@ -165,6 +165,18 @@ static void queue_stopped(void *arg, uint32_t base)
     lease_errand_back(e, queue_stopped_answer);
 }
 
+static void queue_paused_answer(struct mail *m)
+{
+    struct errand *e = errand_of(m);
+    struct lease *l = e->lease;
+    struct link_msg msg = {.type = LINK_QUEUE_PAUSED, .function = l->index, .cookie = e->cookie};
+
+    msg.queue.index = e->queue.index;
+    free(e);
+    if (l->state == LEASE_OPEN || l->state == LEASE_ADOPTING)
+        link_send(l->lc, &msg, NULL, 0);
+}
+
 static void set_queue(struct mail *m)
 {
     struct errand *e = errand_of(m);
@@ -174,7 +186,10 @@ static void set_queue(struct mail *m)
         return;
     }
     function_set_queue(e->lease->f, &e->queue, e->fd, NULL, NULL);
-    free(e);
+    if (e->pause)
+        lease_errand_back(e, queue_paused_answer);
+    else
+        free(e);
 }
 
 static void on_queue(struct lease *l, struct packet *p)
@@ -183,6 +198,7 @@ static void on_queue(struct lease *l, struct packet *p)
 
     e->cookie = p->msg.cookie;
     e->stop = p->msg.queue.flags & LINK_QUEUE_STOP;
+    e->pause = p->msg.queue.flags & LINK_QUEUE_PAUSE;
     e->queue = (struct function_queue){
         .index = p->msg.queue.index,
         .size = p->msg.queue.size,

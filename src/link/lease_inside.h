@@ -43,7 +43,7 @@ struct errand {
     struct guest_region *region;
     int fd;
     struct function_queue queue;
-    bool stop;
+    bool stop, pause;
     uint32_t queues, queue_size;
     int rc;
     struct err err;

@@ -44,6 +44,7 @@ enum link_type {
                            more; queue.index, queue.base */
     LINK_CONFIG_CHANGED, /* the device's configuration (register image) or status (svc.status) is
                             another one: the host is to be told */
+    LINK_QUEUE_PAUSED,   /* answers a LINK_QUEUE with LINK_QUEUE_PAUSE; queue.index */
     /* ---- snap_emu -> service ---- */
     LINK_WELCOME =
         64, /* answers LINK_HELLO; then one LINK_FUNCTION per function, then LINK_READY */
@@ -74,6 +75,7 @@ enum link_type {
 enum {
     LINK_QUEUE_RUN = 1,  /* fetch from it. Without: stop fetching, what is in flight goes on */
     LINK_QUEUE_STOP = 2, /* drain, answer LINK_QUEUE_STOPPED; the queue does not exist after that */
+    LINK_QUEUE_PAUSE = 4, /* without RUN: answer LINK_QUEUE_PAUSED when nothing more is fetched */
 };
 
 struct link_function_info {

@@ -38,10 +38,6 @@ static void usage(FILE *out)
         "      --topology FILE     topology for a snap_emu that this service has to start\n"
         "      --emu PROGRAM       snap_emu to start (default: beside this program, then PATH)\n"
         "      --no-emu            do not start snap_emu: fail when none answers\n"
-        "      --config FILE       commands to run at start, one CLI command per line, when the "
-        "last stop\n"
-        "                          was orderly; after a crash the saved configuration alone "
-        "counts\n"
         "      --supervise         stay as a parent and start the service again after a "
         "crash\n" PROGRAM_HELP
         "  -s, --iova-mode, -u     taken and ignored: there are no huge pages to set up\n"

@@ -140,6 +140,7 @@ static int packed_chains(struct virtq *vq, struct readback *r, struct err *err)
 {
     uint32_t free_head = 0;
     int rc = packed_cursor(vq, r, &free_head, err);
+    bool wrap = r->used < vq->size;
 
     if (rc == 0)
         rc = packed_free_list(vq, r, free_head, err);
@@ -149,7 +150,7 @@ static int packed_chains(struct virtq *vq, struct readback *r, struct err *err)
     if (rc < 0 || r->n == 0)
         return rc;
     /* The descriptor at the used position is not used yet, or the driver has begun anew. */
-    if (!virtq_packed_is_avail(vq, (uint32_t)(r->used % vq->size), r->used < vq->size))
+    if (!virtq_packed_is_avail(vq, (uint32_t)(r->used - (wrap ? 0 : vq->size)), wrap))
         return err_set(err, -EPROTO, "%u chains in flight, but the driver has none outstanding",
                        r->n);
     return 0;

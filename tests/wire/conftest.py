@@ -74,7 +74,7 @@ def blk_snap(tmp_path_factory):
 @pytest.fixture(scope="session")
 def blk_neighbour_process(blk_snap):
     n = Neighbour([blk_snap.vhost_socket(blk_snap.vuids[1]), blk_snap.vfio_socket()], blk_snap.tmpdir)
-    n.wait_running()
+    n.goes_on(20)
     yield n
     n.stop()
 
@@ -121,6 +121,15 @@ def packed(request):
 def either(blk_path, packed):
     """A running disk with one ring, split and then packed."""
     with VirtioBlk(blk_path, packed=packed) as d:
+        yield d
+
+
+@pytest.fixture
+def stopped(blk_path, packed):
+    """Memory and features are there, no ring is started."""
+    with VirtioBlk(blk_path, packed=packed, start=False) as d:
+        d.vc.set_features(d.vc.offered & d.wanted)
+        d.memory.attach(d.vc)
         yield d
 
 

@@ -18,10 +18,11 @@ class Neighbour:
     def __init__(self, sockets, directory, rate=300):
         self.log = Path(directory) / "neighbour.log"
         self.out = open(self.log, "wb")
+        where = (a for s in sockets for a in ("--socket", str(s)))
         self.process = subprocess.Popen(
-            [program("snap_perf"), *(a for s in sockets for a in ("--socket", str(s))), "--rw", "randrw", "--bs", "4k", "--depth", "4", "--range",
-             "512", "--verify", "--rate", str(rate), "--runtime", "3600", "--missing-after", "20", "--status", "0.2",
-             "--json"], stdout=subprocess.PIPE, stderr=self.out, stdin=subprocess.DEVNULL)
+            [program("snap_perf"), *where, "--rw", "randrw", "--bs", "4k", "--depth", "4", "--range", "512", "--verify",
+             "--rate", str(rate), "--runtime", "3600", "--missing-after", "20", "--status", "0.2", "--json"],
+            stdout=subprocess.PIPE, stderr=self.out, stdin=subprocess.DEVNULL)
 
     def check(self):
         """Still there, nothing found."""
@@ -31,9 +32,10 @@ class Neighbour:
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.startswith('{"status"')]
         return json.loads(lines[-1])["completed"] if lines else 0
 
-    def wait_running(self, seconds=20):
-        deadline = time.monotonic() + seconds
-        while not self.completed():
+    def goes_on(self, seconds=5):
+        """It does something from now on."""
+        before, deadline = self.completed(), time.monotonic() + seconds
+        while self.completed() <= before:
             self.check()
             assert time.monotonic() < deadline, f"the neighbour does nothing:\n{tail(self.log)}"
             time.sleep(0.02)

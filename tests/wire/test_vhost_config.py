@@ -7,6 +7,7 @@ import time
 import pytest
 import vhost_user as vu
 import virtio_blk as vb
+from blk_chains import fill
 from disks import BLK_QUEUES, BLOCKS, no_more_fds, open_fds
 from nvme_tcp_peer import NvmeTcpPeer, PeerNamespace
 from snap import RpcError
@@ -114,15 +115,20 @@ def test_write_cache_is_switched_by_the_host(file_disk):
 # ---- the back-end channel ----
 
 def test_resize_is_told_and_read_at_once(file_disk, blk_snap):
-    """The front end asks for the configuration before it thinks of answering anything."""
+    """The front end asks for the configuration before it thinks of answering anything. Requests are on their way."""
     path, image, bdev = file_disk
     with VirtioBlk(path) as d:
         assert d.config()["capacity"] == 8192
         for sectors in (16384, 4096):
+            requests = fill(d)
+            d.rings[0].publish()
+            d.rings[0].kick()
             os.truncate(image, sectors * 512)
             blk_snap.rpc("bdev_uring_rescan", name=bdev)
             d.vc.config_change()
             assert d.config()["capacity"] == sectors
+            d.rings[0].wait_all()
+            assert {r.status for r in requests} == {OK}
             assert d.run(OUT, sectors - 1, bytes(512))[0] == OK
             assert d.run(OUT, sectors, bytes(512))[0] != OK
 
@@ -240,12 +246,6 @@ def test_channel_that_is_no_socket_is_refused(fe, blk_neighbour):
         fe.do(vu.SET_BACKEND_REQ_FD)
     for fd in fds:
         os.close(fd)
-
-
-def test_serial_number(blk_snap, blk):
-    with VirtioBlk(blk_snap.vhost_socket(blk_snap.vuids[2])) as d:
-        assert d.get_id() == b"SERIAL-0123456789XYZ"
-    assert blk.get_id().rstrip(b"\0") == blk_snap.rpc("virtio_blk_controller_list", ctrl_id="Blk0")[0]["vblk_id"].encode()
 
 
 def test_config_is_that_of_the_list(blk, blk_snap):

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import vhost_user as vu
+from blk_chains import break_ring
 from disks import no_more_fds, open_fds
 from vhost_user import Disconnected, GuestMemory, Timeout, VhostUser, frame
 from virtio_blk import IN, OUT, Request, VirtioBlk, connect_soon, head, pattern
@@ -99,9 +100,8 @@ def test_front_end_dying_at_any_step_makes_room_for_the_next(blk_path, packed, s
                 vc.send(vu.GET_VRING_BASE, struct.pack("=II", 0, 0))
             elif state == "unmapping":
                 vc.send(vu.REM_MEM_REG, bytes(8) + vc.region(d.memory.gpa, d.memory.size))
-            elif state == "broken" and not packed:
-                d.rings[0].set_avail_idx(1000)
-                d.rings[0].kick(force=True)
+            elif state == "broken":
+                break_ring(d)
         vc.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         d.close()
         connect_soon(blk_path).close()
@@ -130,10 +130,35 @@ def test_late_io_of_a_gone_front_end_never_lands_in_its_memory(blk_path, packed)
     ram.close()
 
 
-def test_front_end_that_never_says_anything_makes_room(blk_path, blk_neighbour):
-    with VhostUser(blk_path, protocol=None) as c:
-        assert c.closed_within(10)
-    connect_soon(blk_path).close()
+def send_without_reading(c):
+    """Until nothing more goes out, or the server closes. True: it has closed."""
+    data = frame(vu.GET_CONFIG, struct.pack("=III", 0, 256, 0)) * 50
+    try:
+        while True:
+            c.sock.send(data)
+    except BlockingIOError:
+        return False
+    except (BrokenPipeError, ConnectionResetError):
+        return True
+
+
+def test_front_ends_that_stall_are_dropped_by_a_deadline(blk_snap, fresh, blk_neighbour):
+    """At the same time: one that never says anything, one with half a message, one that does not read its replies."""
+    fresh()
+    paths = [blk_snap.vhost_socket(blk_snap.vuids[i]) for i in (0, 2, 3)]
+    with VhostUser(paths[0], protocol=None) as silent, VhostUser(paths[1]) as half, VhostUser(paths[2]) as full:
+        half.send_raw(frame(vu.SET_FEATURES, bytes(4), size=8))
+        full.sock.setblocking(False)
+        assert not send_without_reading(full)
+        assert silent.silent(1) and half.silent(0) and not send_without_reading(full)
+        deadline = time.monotonic() + 9
+        assert silent.closed_within(deadline - time.monotonic())
+        assert half.closed_within(deadline - time.monotonic())
+        while not send_without_reading(full):
+            assert time.monotonic() < deadline, "still connected without having read a reply"
+            time.sleep(0.02)
+    for path in paths:
+        connect_soon(path).close()
 
 
 def test_many_connections_at_once_are_bounded(blk_path, blk_snap, blk_neighbour):

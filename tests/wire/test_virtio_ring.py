@@ -5,17 +5,10 @@ import time
 
 import pytest
 import virtio_blk as vb
+from blk_chains import fill
 from vfio_user import fired
 from virtio_blk import IN, OK, OUT, Request, VirtioBlk, bits, head, pattern
-from virtq import DESC, DISABLE, ENABLE, INDIRECT, NEXT, NO_INTERRUPT, WRITE, Seg
-
-
-def batch(d, n, queue=0, size=512):
-    """n writes in the ring, not yet shown to the device."""
-    requests = [d.make(OUT, 8 * i, pattern(i, size)) for i in range(n)]
-    for r in requests:
-        d.rings[queue].add(r.segs)
-    return requests
+from virtq import DESC, DISABLE, ENABLE, INDIRECT, NEXT, NO_INTERRUPT, WRITE
 
 
 def show(d, queue=0, kick=True):
@@ -72,7 +65,7 @@ def test_one_interrupt_per_batch(any_ring):
     ring = any_ring.rings[0]
     signals = 0
     for _ in range(10):
-        batch(any_ring, 10)
+        fill(any_ring, 10, size=512)
         fired(ring.call_event, 0)
         show(any_ring)
         ring.wait_all()
@@ -104,7 +97,7 @@ def test_kicks_are_few_while_the_device_is_busy(any_ring):
     ring = any_ring.rings[0]
     requests = 0
     for _ in range(50):
-        batch(any_ring, 10)
+        fill(any_ring, 10, size=512)
         for _ in range(3):
             ring.publish()
             ring.kick()
@@ -200,10 +193,10 @@ def test_notification_without_a_new_chain(any_ring):
 
 
 def test_chains_shown_one_by_one_without_a_kick_are_found_after_the_next(any_ring):
-    requests = batch(any_ring, 5)
+    requests = fill(any_ring, 5, size=512)
     any_ring.rings[0].publish()
     time.sleep(0.01)
-    requests += batch(any_ring, 5)
+    requests += fill(any_ring, 5, size=512)
     show(any_ring)
     any_ring.rings[0].kick(force=True)
     any_ring.rings[0].wait_all()
@@ -223,10 +216,7 @@ def test_indirect_table_in_any_order(blk):
     for i, seg, following in ((0, a, 5), (5, b, 2), (2, c, 7), (7, status, None)):
         ring.write_desc(i, seg.addr, seg.len, (WRITE if seg.write else 0) | (NEXT if following is not None else 0),
                         following or 0xffff, table=table)
-    i = ring.free.pop(0)
-    ring.write_desc(i, table, 128, INDIRECT)
-    ring.outstanding[i] = [i]
-    ring.offer(i)
+    i = ring.put([(table, 128, INDIRECT)])
     ring.publish()
     ring.kick()
     assert ring.wait(i) == 1 and request.status == OK and blk.read(32, 2) == data
@@ -238,11 +228,7 @@ def test_indirect_behind_direct_descriptors(blk):
     request = Request(m, head(OUT, 40) + pattern(6, 512), 1)
     table = m.alloc(64, 16)
     ring.write_table(request.segs[1:], table)
-    i, k = ring.free.pop(0), ring.free.pop(0)
-    ring.write_desc(i, request.segs[0].addr, 16, NEXT, k)
-    ring.write_desc(k, table, 32, INDIRECT)
-    ring.outstanding[i] = [i, k]
-    ring.offer(i)
+    i = ring.put([(request.segs[0].addr, 16, 0), (table, 32, INDIRECT)])
     ring.publish()
     ring.kick()
     assert ring.wait(i) == 1 and request.status == OK and blk.read(40, 1) == pattern(6, 512)
@@ -252,6 +238,42 @@ def test_indirect_table_that_is_not_aligned(blk):
     request = blk.make(OUT, 41, pattern(7, 512))
     at = blk.memory.alloc(4096) + 4
     assert blk.rings[0].wait(blk.rings[0].submit(request.segs, indirect=at)) == 1 and request.status == OK
+
+
+# ---- packed only ----
+
+def test_buffer_ids_are_the_drivers(blk_path):
+    """Any number below the size, in any order, and none is used twice at a time."""
+    with VirtioBlk(blk_path, packed=True, size=32) as d:
+        ring = d.rings[0]
+        ids = [31, 0, 17, 5, 30, 2]
+        requests = [d.make(IN, 8 * i, in_bytes=512 * (i + 1)) for i in range(len(ids))]
+        for r, ident in zip(requests, ids):
+            ring.add(r.segs, ident=ident)
+        show(d)
+        assert ring.wait_all() == {ident: 512 * (i + 1) + 1 for i, ident in enumerate(ids)}
+
+
+def test_used_descriptors_skip_the_length_of_their_chain(blk_path):
+    with VirtioBlk(blk_path, packed=True, size=16) as d:
+        for i in range(60):
+            n = i % 4 + 1
+            d.write(0, pattern(i, 512 * n), out_cuts=[16] + [512] * n)
+            assert d.rings[0].used_at == d.rings[0].next and d.rings[0].used_wrap == d.rings[0].wrap
+
+
+# ---- both ----
+
+def test_chain_as_long_as_the_ring(either):
+    for _ in range(5):
+        assert either.run(IN, 0, in_bytes=512 * 62, in_cuts=[512] * 62 + [1])[0] == OK
+
+
+def test_rings_without_indirect_or_event_index(blk_path, packed):
+    with VirtioBlk(blk_path, packed=packed, features=VirtioBlk.WANTED & ~bits(vb.INDIRECT_DESC)) as d:
+        for i in range(50):
+            d.works(i)
+        assert d.run(IN, 0, in_bytes=16 * 512, in_cuts=[512] * 16 + [1])[0] == OK
 
 
 def test_device_writes_its_part_only(either):
@@ -279,32 +301,3 @@ def test_device_writes_its_part_only(either):
             used_bytes = 6 + 8 * ring.size
             assert after[0] == before[0] and after[2][used_bytes:] == bytes(4096 - used_bytes)
         ring.wait(ident)
-
-
-# ---- packed only ----
-
-def test_buffer_ids_are_the_drivers(blk_path):
-    """Any number below the size, in any order, and none is used twice at a time."""
-    with VirtioBlk(blk_path, packed=True, size=32) as d:
-        ring = d.rings[0]
-        ids = [31, 0, 17, 5, 30, 2]
-        requests = [d.make(IN, 8 * i, in_bytes=512 * (i + 1)) for i in range(len(ids))]
-        for r, ident in zip(requests, ids):
-            ring.add(r.segs, ident=ident)
-        show(d)
-        assert ring.wait_all() == {ident: 512 * (i + 1) + 1 for i, ident in enumerate(ids)}
-
-
-def test_used_descriptors_skip_the_length_of_their_chain(blk_path):
-    with VirtioBlk(blk_path, packed=True, size=16) as d:
-        for i in range(60):
-            n = i % 4 + 1
-            d.write(0, pattern(i, 512 * n), out_cuts=[16] + [512] * n)
-            assert d.rings[0].used_at == d.rings[0].next and d.rings[0].used_wrap == d.rings[0].wrap
-
-
-def test_rings_without_indirect_or_event_index(blk_path, packed):
-    with VirtioBlk(blk_path, packed=packed, features=VirtioBlk.WANTED & ~bits(vb.INDIRECT_DESC)) as d:
-        for i in range(50):
-            d.works(i)
-        assert d.run(IN, 0, in_bytes=16 * 512, in_cuts=[512] * 16 + [1])[0] == OK

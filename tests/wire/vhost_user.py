@@ -49,6 +49,15 @@ class VhostError(Exception):
         self.request, self.code = request, code
 
 
+def refused(call, *args, **how):
+    """The server says no."""
+    try:
+        call(*args, **how)
+    except VhostError:
+        return
+    raise AssertionError("that was accepted")
+
+
 class Message:
     def __init__(self, header, payload, fds):
         self.request, self.flags, self.size = header

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The driver's side of virtqueues, split (virtio 1.3, 2.7) and packed (2.8), on GuestMemory: any chain, any corruption.
 
-add() writes a chain into the ring, publish() shows it to the device, kick() tells it when it wants to be told; submit() is
-all three. poll() takes what has been used. Both classes do the same, so that a test can be given either."""
+add() writes a chain into the ring (put(): descriptors of any kind), publish() shows it to the device, kick() tells it when it
+wants to be told; submit() is all three. poll() takes what has been used. Both classes do the same, so that a test can be
+given either."""
 import os
 import struct
 import threading
@@ -57,7 +58,17 @@ class Ring:
         fence()
         if force or self.wants_kick():
             self.kicks += 1
-            os.eventfd_write(self.kick_event, 1)
+            try:
+                os.eventfd_write(self.kick_event, 1)
+            except BlockingIOError:
+                pass  # full up: it is readable, which is all a kick can do
+
+    def add(self, segs, indirect=None, **how):
+        """Puts a chain into the ring; indirect: where the table of it is to be written. Returns its id."""
+        if indirect is None:
+            return self.put([(s.addr, s.len, flags_of(s)) for s in segs], **how)
+        self.write_table(segs, indirect)
+        return self.put([(indirect, 16 * len(segs), INDIRECT)], **how)
 
     def submit(self, segs, **how):
         """Returns the chain's id."""
@@ -165,18 +176,13 @@ class SplitRing(Ring):
             more = i + 1 < len(segs)
             self.write_desc(i, seg.addr, seg.len, flags_of(seg) | (NEXT if more else 0), i + 1 if more else 0, table=at)
 
-    def add(self, segs, indirect=None):
-        """indirect: where the table is to be written. Returns the head."""
-        entries = 1 if indirect is not None else len(segs)
-        assert len(self.free) >= entries, "the ring is full"
-        used = [self.free.pop(0) for _ in range(entries)]
-        if indirect is not None:
-            self.write_table(segs, indirect)
-            self.write_desc(used[0], indirect, 16 * len(segs), INDIRECT)
-        else:
-            for i, seg in enumerate(segs):
-                more = i + 1 < len(segs)
-                self.write_desc(used[i], seg.addr, seg.len, flags_of(seg) | (NEXT if more else 0), used[i + 1] if more else 0)
+    def put(self, descs):
+        """A chain of (address, length, flags); NEXT is added. Returns the head."""
+        assert len(self.free) >= len(descs), "the ring is full"
+        used = [self.free.pop(0) for _ in descs]
+        for i, (addr, length, flags) in enumerate(descs):
+            more = i + 1 < len(descs)
+            self.write_desc(used[i], addr, length, flags | (NEXT if more else 0), used[i + 1] if more else 0)
         self.outstanding[used[0]] = used
         self.offer(used[0])
         return used[0]
@@ -277,30 +283,25 @@ class PackedRing(Ring):
         for i, seg in enumerate(segs):
             self.write_desc(i, seg.addr, seg.len, 0, flags_of(seg), table=at)
 
-    def add(self, segs, indirect=None, ident=None):
-        """Returns the buffer ID."""
-        entries = 1 if indirect is not None else len(segs)
-        assert self.room >= entries, "the ring is full"
+    def put(self, descs, ident=None):
+        """A chain of (address, length, flags); NEXT is added to all but the last, and only the last one's buffer ID counts
+        (2.8.6). Returns it."""
+        assert self.room >= len(descs), "the ring is full"
         if ident is None:
             ident = self.free_ids.pop(0)
         else:
             self.free_ids.remove(ident)
-        if indirect is not None:
-            self.write_table(segs, indirect)
-            descs = [(indirect, 16 * len(segs), INDIRECT)]
-        else:
-            # NEXT of all but the last; only the last one's buffer ID counts (2.8.6).
-            descs = [(s.addr, s.len, flags_of(s) | (NEXT if i + 1 < entries else 0)) for i, s in enumerate(segs)]
         for i, (addr, length, flags) in enumerate(descs):
-            flags |= self.avail_flags()
-            self.memory.write(self.desc + 16 * self.next,
-                              struct.pack("<QIH", addr, length, ident if i + 1 == entries else 0xeeee))
+            last = i + 1 == len(descs)
+            flags |= self.avail_flags() | (0 if last else NEXT)
+            at = self.desc + 16 * self.next
+            self.memory.write(at, struct.pack("<QIH", addr, length, ident if last else 0xeeee))
             if i == 0:
-                self.pending.append((self.desc + 16 * self.next + 14, flags))
+                self.pending.append((at + 14, flags))
             else:
-                self.memory.set16(self.desc + 16 * self.next + 14, flags)
+                self.memory.set16(at + 14, flags)
             self.advance()
-        self.outstanding[ident] = entries
+        self.outstanding[ident] = len(descs)
         return ident
 
     def publish(self):

@@ -142,11 +142,11 @@ static nvme_status delete_sq(struct nvme_req *req)
     sq->delete_req = req;
     req->state = NVME_REQ_PENDING;
     req->sq->inflight++;
-    dev->inflight++;
+    dev->base.inflight++;
     nvme_dev_unhold_sq(sq, NVME_SC_ABORTED_SQ_DELETION);
     nvme_sq_cancel(sq);
-    dev->settle = true; /* not from here: requests of this batch may still be about to start */
-    nvme_dev_kick(dev);
+    dev->base.settle = true; /* not from here: requests of this batch may still be about to start */
+    device_kick(&dev->base);
     return NVME_PENDING;
 }
 

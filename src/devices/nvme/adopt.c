@@ -86,15 +86,15 @@ static int open_queues(struct nvme_dev *dev, struct err *err)
 
 int nvme_adopt(struct nvme_dev *dev, struct err *err)
 {
-    struct state_memory *mem = function_state(dev->f);
+    struct state_memory *mem = function_state(dev->base.f);
     struct nvme_state *st = state_device(mem);
-    uint32_t epoch = function_epoch(dev->f), recovering;
+    uint32_t epoch = function_epoch(dev->base.f), recovering;
     int rc;
 
     if (dev->max_depth < 16 || dev->max_depth > 32768 ||
-        nvme_state_bytes(dev->max_depth) > function_device_bytes(dev->f))
+        nvme_state_bytes(dev->max_depth) > function_device_bytes(dev->base.f))
         return err_set(err, -EPROTO, "state memory has %llu bytes, queue depth %u needs %llu",
-                       (unsigned long long)function_device_bytes(dev->f), dev->max_depth,
+                       (unsigned long long)function_device_bytes(dev->base.f), dev->max_depth,
                        (unsigned long long)nvme_state_bytes(dev->max_depth));
     dev->st = st;
     if (st->head.magic == 0) {
@@ -108,7 +108,7 @@ int nvme_adopt(struct nvme_dev *dev, struct err *err)
         nvme_state_reset(st); /* the host was reset while nobody was here */
         atomic_store(&st->life.cc, 0);
         nvme_regs_init(dev);
-        function_reg_set(dev->f, NVME_REG_CSTS, 0);
+        function_reg_set(dev->base.f, NVME_REG_CSTS, 0);
         nvme_doorbells_clear_all(dev);
         atomic_store_explicit(&mem->svc.device_epoch, epoch, memory_order_release);
     } else {
@@ -134,8 +134,8 @@ int nvme_adopt(struct nvme_dev *dev, struct err *err)
             return rc;
         }
         dev->adopted = true;
-        dev->hold &= ~(uint32_t)NVME_HOLD_DISABLED;
-        atomic_store(&dev->recovery.adopted, 1);
+        dev->base.hold &= ~(uint32_t)NVME_HOLD_DISABLED;
+        atomic_store(&dev->base.counts.adopted, 1);
     } else {
         nvme_adopt_store_identity(dev); /* no host has seen the old one since its last reset */
         dev->owns_state = true;
@@ -250,19 +250,19 @@ static void sort_slots(struct nvme_sq *sq, struct found *intents, unsigned *nint
             atomic_store_explicit(&rec->index1, 0, memory_order_release);
             continue;
         }
-        counter_add(&dev->recovery.records, 1);
+        counter_add(&dev->base.counts.records, 1);
         if (index1 > head) { /* fetched again from the queue */
-            counter_add(&dev->recovery.unpublished, 1);
+            counter_add(&dev->base.counts.unpublished, 1);
             atomic_store_explicit(&rec->index1, 0, memory_order_release);
         } else if (intent && intent <= sq->cq->tail) {
-            counter_add(&dev->recovery.posted, 1);
+            counter_add(&dev->base.counts.posted, 1);
             atomic_store_explicit(&rec->index1, 0, memory_order_release);
         } else if (intent) {
-            counter_add(&dev->recovery.intent_stored, 1);
+            counter_add(&dev->base.counts.intent_stored, 1);
             req->state = NVME_REQ_ACTIVE;
             intents[(*nintents)++] = (struct found){req, intent - 1};
         } else {
-            counter_add(&dev->recovery.live, 1);
+            counter_add(&dev->base.counts.live, 1);
             req->state = NVME_REQ_ACTIVE;
             live[(*nlive)++] = (struct found){req, index1 - 1};
         }
@@ -349,13 +349,14 @@ int nvme_adopt_records(struct nvme_dev *dev, struct err *err)
         dev->live = NULL;
         return rc;
     }
-    log_line(
-        LOG_INFO, "nvme",
-        "ctrl %s: adopted: %llu records: %llu live, %llu intent stored, %llu posted, "
-        "%llu unpublished",
-        dev->name, (unsigned long long)dev->recovery.records,
-        (unsigned long long)dev->recovery.live, (unsigned long long)dev->recovery.intent_stored,
-        (unsigned long long)dev->recovery.posted, (unsigned long long)dev->recovery.unpublished);
+    log_line(LOG_INFO, "nvme",
+             "ctrl %s: adopted: %llu records: %llu live, %llu intent stored, %llu posted, "
+             "%llu unpublished",
+             dev->base.name, (unsigned long long)dev->base.counts.records,
+             (unsigned long long)dev->base.counts.live,
+             (unsigned long long)dev->base.counts.intent_stored,
+             (unsigned long long)dev->base.counts.posted,
+             (unsigned long long)dev->base.counts.unpublished);
     return 0;
 }
 
@@ -377,7 +378,7 @@ static void restart_one(struct nvme_req *req)
         log_line(LOG_ERROR, "nvme",
                  "ctrl %s: command %u of SQ %u (opcode %02xh) was started in %u services that "
                  "crashed: ended with Internal Error",
-                 dev->name, le16_get(req->rec->sqe.cid), req->sq->qid, req->rec->sqe.opc,
+                 dev->base.name, le16_get(req->rec->sqe.cid), req->sq->qid, req->rec->sqe.opc,
                  atomic_load(&req->rec->starts));
         nvme_req_finish(req, NVME_SC_INTERNAL_ERROR);
         return;
@@ -391,7 +392,7 @@ void nvme_adopt_restart(struct nvme_dev *dev)
     unsigned n = dev->nlive;
 
     dev->live = NULL;
-    dev->remap_until_us = reactor_now_us(dev->reactor) + NVME_REMAP_US;
+    dev->remap_until_us = reactor_now_us(dev->base.reactor) + NVME_REMAP_US;
     nvme_dev_bind(dev);
     nvme_dev_post(dev);
     for (unsigned i = 0; i < n; i++) {

@@ -73,7 +73,7 @@ static void the_next_service_ends_what_is_in_flight(void **state)
     memset(x->m.disk + 4 * BLOCK, 0x33, BLOCK);
     leave_a_read(x);
     service_start(&x->s, &x->m);
-    assert_int_equal(atomic_load(&x->s.dev->recovery.live), 1);
+    assert_int_equal(atomic_load(&x->s.dev->base.counts.live), 1);
     turns(x);
     assert_true(host_take(&x->h, 1, &cqe));
     assert_int_equal(le16_get(cqe.cid), 77);
@@ -94,7 +94,7 @@ static void nothing_happens_before_the_first_resume(void **state)
     turns(x);
     assert_int_equal(disk.submits, 0);
     assert_false(host_take(&x->h, 1, &cqe));
-    assert_int_equal(nvme_dev_resume(x->s.dev, &err), 0);
+    assert_int_equal(device_resume(&x->s.dev->base, &err), 0);
     turns(x);
     assert_true(host_take(&x->h, 1, &cqe));
 }
@@ -151,7 +151,7 @@ static void event_requests_survive_any_number_of_services(void **state)
         service_start(&x->s, &x->m);
         turns(x);
         assert_false(host_take(&x->h, 0, &cqe));
-        assert_int_equal(atomic_load(&x->s.dev->recovery.records), 1);
+        assert_int_equal(atomic_load(&x->s.dev->base.counts.records), 1);
     }
     atomic_store(&x->m.doorbells[2], 999);
     turns(x);
@@ -171,7 +171,7 @@ static void all_vectors_are_signalled_after_adoption(void **state)
     assert_int_equal(service_try(&x->s, &x->m, &o, &err), 0);
     function_set_irq(x->s.f, 1, dup(fd));
     (void)!read(fd, &n, sizeof(n));
-    assert_int_equal(nvme_dev_resume(x->s.dev, &err), 0);
+    assert_int_equal(device_resume(&x->s.dev->base, &err), 0);
     assert_int_equal(read(fd, &n, sizeof(n)), sizeof(n));
     close(fd);
 }
@@ -265,7 +265,7 @@ static void a_failed_device_is_well_after_a_reset(void **state)
     function_reset(x->s.f, FUNCTION_RESET_FLR, 2, reset_done, &done);
     assert_true(done);
     atomic_store(&x->m.st->emu.epoch, 2);
-    assert_int_equal(nvme_dev_resume(x->s.dev, &err), 0);
+    assert_int_equal(device_resume(&x->s.dev->base, &err), 0);
     host_enable(&x->h);
     turns(x);
     assert_int_equal(host_read(&x->h, NVME_REG_CSTS), NVME_CSTS_RDY);
@@ -301,7 +301,7 @@ static void another_epoch_voids_queues_and_records(void **state)
     atomic_store(&x->m.st->emu.epoch, 2);
     service_start(&x->s, &x->m);
     assert_int_equal(host_read(&x->h, NVME_REG_CSTS), 0);
-    assert_int_equal(atomic_load(&x->s.dev->recovery.adopted), 0);
+    assert_int_equal(atomic_load(&x->s.dev->base.counts.adopted), 0);
     host_enable(&x->h);
     turns(x);
     assert_int_equal(host_read(&x->h, NVME_REG_CSTS), NVME_CSTS_RDY);
@@ -323,7 +323,7 @@ static void a_reset_asked_for_while_parked_drops_the_records(void **state)
 
         assert_int_equal(service_try(&x->s, &x->m, &o, &err), 0);
         service_turn(&x->s); /* the register log */
-        assert_int_equal(nvme_dev_resume(x->s.dev, &err), 0);
+        assert_int_equal(device_resume(&x->s.dev->base, &err), 0);
     }
     turns(x);
     assert_int_equal(disk.submits, 0);

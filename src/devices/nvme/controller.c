@@ -27,41 +27,10 @@ static void ctrl_free(struct controller *c)
     free(ctrl);
 }
 
-static void dev_suspend(void *dev, enum controller_part part, uint64_t timeout_ms, controller_cb cb,
-                        void *arg)
-{
-    nvme_dev_suspend(dev, part == CONTROLLER_EVENTS, timeout_ms, cb, arg);
-}
-
-static int dev_resume(void *dev, struct err *err)
-{
-    return nvme_dev_resume(dev, err);
-}
-
-static void dev_quit(void *dev, controller_cb cb, void *arg)
-{
-    nvme_dev_quit(dev, cb, arg);
-}
-
-static bool dev_adopted(const void *dev)
-{
-    return atomic_load(&((const struct nvme_dev *)dev)->recovery.adopted);
-}
-
-static bool dev_failed(const void *dev)
-{
-    return atomic_load(&((const struct nvme_dev *)dev)->failed);
-}
-
 static const struct controller_kind kind = {
     .word = "NVMe",
     .function_kind = FUNCTION_NVME,
     .ops = &nvme_function_ops,
-    .suspend = dev_suspend,
-    .resume = dev_resume,
-    .quit = dev_quit,
-    .adopted = dev_adopted,
-    .failed = dev_failed,
     .free = ctrl_free,
 };
 
@@ -79,7 +48,7 @@ static int check_opts(const struct nvme_ctrl_opts *o, struct err *err)
         return err_set(err, -EINVAL, "mdts %u: 1 to %d are possible", o->mdts, NVME_MDTS_MAX);
     if (o->fw_slots > 7)
         return err_set(err, -EINVAL, "fw_slots %u: up to 7 are possible", o->fw_slots);
-    return controller_check_function(o->link, o->function, &kind, err);
+    return controller_check_function(o->base.link, o->base.function, &kind, err);
 }
 
 int nvme_ctrl_create(const struct nvme_ctrl_opts *opts, struct nvme_ctrl **ret,
@@ -87,22 +56,13 @@ int nvme_ctrl_create(const struct nvme_ctrl_opts *opts, struct nvme_ctrl **ret,
 {
     struct nvme_dev_opts dev_opts = {
         .subsystem = opts->subsystem,
-        .name = opts->ctrl_id,
-        .reactor = opts->reactor,
+        .name = opts->base.ctrl_id,
+        .reactor = opts->base.reactor,
         .num_queues = opts->admin_only ? 0 : opts->num_queues,
         .mdts = opts->mdts,
         .fw_slots = opts->fw_slots ? opts->fw_slots : 1,
         .write_zeroes = opts->write_zeroes,
         .dsm = opts->deallocate_dsm,
-    };
-    struct controller_opts base_opts = {
-        .set = opts->set,
-        .kind = &kind,
-        .link = opts->link,
-        .function = opts->function,
-        .reactor = opts->reactor,
-        .ctrl_id = opts->ctrl_id,
-        .suspended = opts->suspended,
     };
     struct nvme_ctrl *ctrl;
     int rc = check_opts(opts, err);
@@ -111,7 +71,7 @@ int nvme_ctrl_create(const struct nvme_ctrl_opts *opts, struct nvme_ctrl **ret,
         return rc;
     ctrl = calloc(1, sizeof(*ctrl));
     if (!ctrl)
-        return err_set(err, -ENOMEM, "no memory for controller %s", opts->ctrl_id);
+        return err_set(err, -ENOMEM, "no memory for controller %s", opts->base.ctrl_id);
     ctrl->ss = opts->subsystem;
     ctrl->num_queues = dev_opts.num_queues;
     ctrl->mdts = opts->mdts;
@@ -122,8 +82,7 @@ int nvme_ctrl_create(const struct nvme_ctrl_opts *opts, struct nvme_ctrl **ret,
         return -ENOMEM;
     }
     list_append(&ctrl->ss->controllers, &ctrl->node);
-    base_opts.dev = ctrl->dev;
-    rc = controller_open(&ctrl->base, &base_opts, created, arg, err);
+    rc = controller_open(&ctrl->base, &kind, &ctrl->dev->base, &opts->base, created, arg, err);
     if (rc < 0) {
         ctrl_free(&ctrl->base);
         return rc;

@@ -22,34 +22,19 @@ void nvme_ctrl_for_each(struct nvme_subsystems *set, void (*fn)(struct nvme_ctrl
     }
 }
 
-struct nvme_ctrl_info nvme_ctrl_get_info(const struct nvme_ctrl *c)
+struct nvme_ctrl_info nvme_ctrl_get_info(const struct nvme_ctrl *ctrl)
 {
-    struct nvme_ctrl *ctrl =
-        (struct nvme_ctrl *)(uintptr_t)c; /* its texts are made when asked for */
     const struct nvme_dev *dev = ctrl->dev;
-    struct nvme_ctrl_info i = {
+
+    return (struct nvme_ctrl_info){
         .ctrl_id = ctrl->base.ctrl_id,
-        .state = controller_state_text(&ctrl->base),
         .subsystem = ctrl->ss,
-        .function = controller_function(&ctrl->base),
         .cntlid = atomic_load_explicit(&dev->cntlid, memory_order_relaxed),
         .mdts = ctrl->mdts,
         .num_queues = ctrl->num_queues,
+        .counts = &dev->base.counts,
+        .doorbell_messages = dev->doorbell_messages,
     };
-
-    i.num_msix = i.function->num_msix;
-    i.plugged = i.function->host_connected;
-    i.recovery.adopted = dev->recovery.adopted;
-    i.recovery.records = dev->recovery.records;
-    i.recovery.live = dev->recovery.live;
-    i.recovery.intent_stored = dev->recovery.intent_stored;
-    i.recovery.posted = dev->recovery.posted;
-    i.recovery.unpublished = dev->recovery.unpublished;
-    i.interrupts = dev->interrupts;
-    i.doorbell_messages = dev->doorbell_messages;
-    i.memory_parked = dev->memory_parked;
-    i.in_flight = atomic_load_explicit(&dev->inflight_shown, memory_order_relaxed);
-    return i;
 }
 
 bool nvme_ctrl_queue_stats(const struct nvme_ctrl *ctrl, unsigned qid, struct nvme_queue_stats *ret)

@@ -17,7 +17,7 @@ static struct ns_errand *ns_errand_new(struct nvme_ctrl *ctrl, nvme_ctrl_cb done
 
 static struct nvme_dev *dev_of(const struct errand *e)
 {
-    return e->ctrl->dev;
+    return nvme_dev_of(e->ctrl->dev);
 }
 
 static void attached(struct errand *e)

@@ -92,7 +92,7 @@ static void bad_head(struct nvme_cq *cq)
     cq->stopped = true;
     atomic_store_explicit(&cq->st->stopped, 1, memory_order_release);
     log_limited(&limit, LOG_WARNING, "nvme",
-                "ctrl %s: invalid head doorbell of CQ %u: the queue is stopped", cq->dev->name,
+                "ctrl %s: invalid head doorbell of CQ %u: the queue is stopped", cq->dev->base.name,
                 cq->qid);
     nvme_event_raise(cq->dev, NVME_EVENT_DB_VALUE);
 }
@@ -227,7 +227,7 @@ void nvme_dev_post(struct nvme_dev *dev)
 {
     struct nvme_cq *cq = dev->dirty_cqs;
 
-    if (dev->hold & (NVME_HOLD_BUS | NVME_HOLD_FAILED))
+    if (dev->base.hold & (NVME_HOLD_BUS | DEVICE_HOLD_FAILED))
         cq = NULL;
     else
         dev->dirty_cqs = NULL;

@@ -90,22 +90,22 @@ int nvme_dev_attach(struct nvme_dev *dev, const struct nvme_dev_ns_opts *opts, s
 
     if (dev->nns == NVME_STATE_NS)
         return err_set(err, -ENOSPC, "controller %s has %u namespaces, that is the limit",
-                       dev->name, dev->nns);
+                       dev->base.name, dev->nns);
     while (at < dev->nns && dev->ns[at]->nsid < opts->nsid)
         at++;
     if (at < dev->nns && dev->ns[at]->nsid == opts->nsid)
-        return err_set(err, -EEXIST, "controller %s: namespace %u is attached already", dev->name,
-                       opts->nsid);
+        return err_set(err, -EEXIST, "controller %s: namespace %u is attached already",
+                       dev->base.name, opts->nsid);
     ns = calloc(1, sizeof(*ns));
     grown = realloc(dev->ns, (dev->nns + 1) * sizeof(*grown));
     if (grown)
         dev->ns = grown;
     if (!ns || !grown) {
         free(ns);
-        return err_set(err, -ENOMEM, "controller %s: no memory for namespace %u", dev->name,
+        return err_set(err, -ENOMEM, "controller %s: no memory for namespace %u", dev->base.name,
                        opts->nsid);
     }
-    ns->channel = bdev_channel_get(opts->bdev, dev->reactor, err);
+    ns->channel = bdev_channel_get(opts->bdev, dev->base.reactor, err);
     if (!ns->channel) {
         free(ns);
         return err && err->code ? err->code : -EIO;
@@ -124,7 +124,7 @@ int nvme_dev_attach(struct nvme_dev *dev, const struct nvme_dev_ns_opts *opts, s
     dev->ns[at] = ns;
     dev->nns++;
     /* Before the first resume after adoption the state memory tells what was; nobody is told. */
-    if (dev->f && dev->owns_state) {
+    if (dev->base.f && dev->owns_state) {
         nvme_event_ns_changed(dev, ns->nsid); /* first: who finds it stored does not tell */
         store(dev, ns);
     }
@@ -148,7 +148,7 @@ static void remove_at(struct nvme_dev *dev, unsigned at)
 
     dev->nns--;
     memmove(&dev->ns[at], &dev->ns[at + 1], (dev->nns - at) * sizeof(*dev->ns));
-    if (dev->f && dev->owns_state && ns->st) {
+    if (dev->base.f && dev->owns_state && ns->st) {
         atomic_store_explicit(&ns->st->nsid, 0, memory_order_release);
         nvme_event_ns_changed(dev, ns->nsid);
     }
@@ -183,9 +183,9 @@ void nvme_dev_detach(struct nvme_dev *dev, uint32_t nsid, void (*left)(void *arg
     ns->left = left;
     ns->left_arg = arg;
     if (ns->inflight && !dev->leave_timer.armed)
-        timer_arm(dev->reactor, &dev->leave_timer, LEAVE_MS, leave_expired);
-    dev->settle = true;
-    nvme_dev_settle(dev);
+        timer_arm(dev->base.reactor, &dev->leave_timer, LEAVE_MS, leave_expired);
+    dev->base.settle = true;
+    device_settle(&dev->base);
 }
 
 void nvme_dev_ns_settle(struct nvme_dev *dev)
@@ -211,7 +211,7 @@ void nvme_dev_resize(struct nvme_dev *dev, uint32_t nsid, uint64_t nblocks)
     if (!ns || ns->nblocks == nblocks)
         return;
     ns->nblocks = nblocks;
-    if (dev->f && dev->owns_state) {
+    if (dev->base.f && dev->owns_state) {
         ns->st->nblocks = nblocks;
         nvme_event_ns_changed(dev, nsid);
     }

@@ -21,7 +21,7 @@ static void suspend_drains_and_resume_goes_on(void **state)
     host_submit(&x->h, 1, &read);
     service_turn(&x->s);
     told = 1;
-    nvme_dev_suspend(x->s.dev, false, 0, tell, NULL);
+    device_suspend(&x->s.dev->base, CONTROLLER_ALL, 0, tell, NULL);
     assert_int_equal(told, 1);
     disk_release(0);
     service_turn(&x->s);
@@ -30,7 +30,7 @@ static void suspend_drains_and_resume_goes_on(void **state)
     host_submit(&x->h, 1, &read);
     nothing_completes(x, 1);
     disk.hold = false;
-    assert_int_equal(nvme_dev_resume(x->s.dev, &err), 0);
+    assert_int_equal(device_resume(&x->s.dev->base, &err), 0);
     complete(x, 1);
 }
 
@@ -115,7 +115,7 @@ static void memory_may_go_and_come_back_under_commands(void **state)
     assert_int_equal(cqe_status(&cqe) | cqe_status(&cqe2), 0);
     complete(x, 1);
     assert_int_equal(data(x)[0], 0x5a);
-    assert_true(atomic_load(&x->s.dev->memory_parked) > 0);
+    assert_true(atomic_load(&x->s.dev->base.counts.memory_parked) > 0);
 }
 
 int main(void)

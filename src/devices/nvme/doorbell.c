@@ -11,7 +11,7 @@
  * number left there. */
 static _Atomic uint32_t *bar(struct nvme_dev *dev, unsigned index)
 {
-    return (_Atomic uint32_t *)(uintptr_t)function_doorbells(dev->f) + index;
+    return (_Atomic uint32_t *)(uintptr_t)function_doorbells(dev->base.f) + index;
 }
 
 static _Atomic uint32_t *guest_word(struct nvme_dev *dev, uint64_t gpa)

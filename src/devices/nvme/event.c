@@ -45,7 +45,7 @@ void nvme_event_report(struct nvme_dev *dev)
                           ~dev->events_reporting;
         struct nvme_req *req = dev->aers;
 
-        if (!events || dev->hold & (NVME_HOLD_SUSPENDED | NVME_HOLD_RESET))
+        if (!events || dev->base.hold & (DEVICE_HOLD_SUSPENDED | DEVICE_HOLD_RESET))
             return;
         dev->aers = req->next;
         dev->naers--;
@@ -54,7 +54,7 @@ void nvme_event_report(struct nvme_dev *dev)
         req->dw0 = dw0_of(req->effect);
         dev->events_reporting |= group(req->effect);
         nvme_req_finish(req, NVME_SC_SUCCESS);
-        nvme_dev_kick(dev);
+        device_kick(&dev->base);
     }
 }
 

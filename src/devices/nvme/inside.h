@@ -108,34 +108,19 @@ struct nvme_cq {
     struct nvme_state_cq *st;
 };
 
-/* Why nothing is fetched. */
+/* More reasons why nothing is fetched. */
 enum nvme_hold {
-    NVME_HOLD_DISABLED = 1 << 0,
-    NVME_HOLD_SUSPENDED = 1 << 1,
-    NVME_HOLD_RESET = 1 << 2,
-    NVME_HOLD_SHUTDOWN = 1 << 3,
-    NVME_HOLD_QUIT = 1 << 4,
-    NVME_HOLD_BUS = 1 << 5, /* no bus master, or not in D0 */
-    NVME_HOLD_FAILED = 1 << 6,
-    NVME_HOLD_ADMIN = 1 << 7, /* the admin queue only */
+    NVME_HOLD_DISABLED = DEVICE_HOLD_KIND,
+    NVME_HOLD_SHUTDOWN = DEVICE_HOLD_KIND << 1,
+    NVME_HOLD_BUS = DEVICE_HOLD_KIND << 2, /* no bus master, or not in D0 */
 };
 
 enum nvme_event { NVME_EVENT_DB_REG = 1, NVME_EVENT_DB_VALUE = 2, NVME_EVENT_NS = 4 };
-
-typedef void (*nvme_dev_cb)(void *arg, int rc, const struct err *err);
 
 struct nvme_vector {
     uint32_t pending;  /* completions posted and not signalled */
     uint64_t since_us; /* of the first */
     bool queued;
-};
-
-struct nvme_detach_wait {
-    struct list node;
-    const char *host;
-    uint64_t size_bytes;
-    void (*detached)(void *arg);
-    void *arg;
 };
 
 struct nvme_dev_opts {
@@ -144,23 +129,17 @@ struct nvme_dev_opts {
     struct reactor *reactor;
     uint32_t num_queues, mdts, fw_slots;
     bool write_zeroes, dsm;
-    bool suspended;
 };
 
 struct nvme_dev {
-    struct function *f; /* NULL before the lease */
+    struct device base;
     struct guest_map *map;
     struct nvme_state *st;
-    struct reactor *reactor;
     uint64_t map_generation;
-    uint32_t hold;
-    bool dropping; /* a reset: what ends is forgotten */
-    bool keeping;  /* a release: what is cancelled stays recorded for the next service */
-    bool kicked, settle, settling;
+    bool dropping;    /* a reset: what ends is forgotten */
     bool after_crash; /* the last holder died of a fault of its own */
     bool adopted;     /* a running device was taken over and waits for its first resume */
     bool owns_state;  /* the namespaces in state memory are ours, no longer our predecessor's */
-    uint32_t inflight;
     struct nvme_sq *sq[NVME_QUEUES];
     struct nvme_cq *cq[NVME_QUEUES];
     struct nvme_cq *dirty_cqs;
@@ -173,7 +152,6 @@ struct nvme_dev {
     struct timer irq_timer;
 
     uint32_t max_depth;
-    char name[LINK_NAME_BYTES];
     struct nvme_subsystem *ss;
     uint32_t num_queues, mdts, fw_slots;
     bool write_zeroes, dsm;
@@ -193,61 +171,35 @@ struct nvme_dev {
     uint32_t reset_epoch;
     void (*reset_done)(void *arg);
     void *reset_arg;
-    struct list detaching;
-    nvme_dev_cb suspend_cb, quit_cb;
-    void *suspend_arg, *quit_arg;
-    bool suspend_admin;
-    bool quit_done; /* control's */
-    struct timer suspend_timer, quit_timer;
     bool shutdown_wanted, shutdown_flushing;
     struct bdev_req shutdown_io;
     struct nvme_dev_ns *shutdown_ns;
     uint32_t missing_bar[2 * NVME_QUEUES]; /* last values seen in doorbells that have no queue */
 
     /* counters that control reads without a lock */
-    struct {
-        _Atomic uint64_t adopted, records, live, intent_stored, posted, unpublished;
-    } recovery;
-    _Atomic uint64_t doorbell_messages, memory_parked, interrupts;
-    _Atomic uint32_t inflight_shown; /* inflight at the end of the newest turn */
-    _Atomic bool failed;
+    _Atomic uint64_t doorbell_messages;
     struct {
         _Atomic uint64_t reads, writes, flushes;
     } stats[NVME_QUEUES];
     _Atomic uint32_t has_queue; /* bit per I/O and admin SQ */
     struct found *live;         /* between the two halves of recovery */
     unsigned nlive;
-    struct mail settle_mail;
-    bool settle_mailed;
 };
+static_assert(offsetof(struct nvme_dev, base) == 0, "function_ops gets either");
 
-/* Single writer, any reader. */
-static inline void counter_add(_Atomic uint64_t *c, uint64_t n)
+static inline struct nvme_dev *nvme_dev_of(struct device *d)
 {
-    atomic_store_explicit(c, atomic_load_explicit(c, memory_order_relaxed) + n,
-                          memory_order_relaxed);
+    return container_of(d, struct nvme_dev, base);
 }
 
-/* ---- device.c: the device model as link/function.h and the control side see it ---- */
+/* ---- device.c: the device model as link/function.h and controller/device.h see it ---- */
 extern const struct function_ops nvme_function_ops;
 struct nvme_dev *nvme_dev_create(const struct nvme_dev_opts *opts, struct err *err); /* control */
 void nvme_dev_destroy(struct nvme_dev *dev); /* control; the lease is gone, channels are closed */
-void nvme_dev_suspend(struct nvme_dev *dev, bool admin_only, uint64_t timeout_ms, nvme_dev_cb cb,
-                      void *arg);
-int nvme_dev_resume(struct nvme_dev *dev, struct err *err);
-/* Stops, drains (cancels after a while) and closes the channels. Records of what did not finish
- * stay. */
-void nvme_dev_quit(struct nvme_dev *dev, nvme_dev_cb cb, void *arg);
-/* Something that a motion waits for may have happened. */
-void nvme_dev_settle(struct nvme_dev *dev);
-/* Work is there, or a motion may go on: be called next turn. Allowed inside a bdev's done(). */
-void nvme_dev_kick(struct nvme_dev *dev);
-/* CSTS.CFS and the end of this function's service. */
-void nvme_dev_fail(struct nvme_dev *dev, const char *why);
 /* Is the admin or I/O queue held? */
 static inline bool nvme_sq_held(const struct nvme_dev *dev, const struct nvme_sq *sq)
 {
-    return (dev->hold & ~(uint32_t)NVME_HOLD_ADMIN) || (dev->hold && sq->qid == 0);
+    return (dev->base.hold & ~(uint32_t)DEVICE_HOLD_EVENTS) || (dev->base.hold && sq->qid == 0);
 }
 
 /* ---- dev_ns.c: namespaces attached to the controller ---- */

@@ -17,13 +17,13 @@ static void io_done(struct bdev_req *io, int rc)
     req->ns->inflight--;
     if (unlikely(req->steps && st == NVME_SC_SUCCESS && !dev->dropping)) {
         req->sq->inflight--;
-        dev->inflight--;
-        nvme_dev_kick(dev);
+        dev->base.inflight--;
+        device_kick(&dev->base);
         st = next_step(req);
         if (st == NVME_PENDING)
             return;
         req->sq->inflight++;
-        dev->inflight++;
+        dev->base.inflight++;
     }
     nvme_req_end(req, st);
 }
@@ -47,7 +47,7 @@ static nvme_status submit(struct nvme_req *req, struct nvme_dev_ns *ns)
     req->in_bdev = true;
     ns->inflight++;
     req->sq->inflight++;
-    dev->inflight++;
+    dev->base.inflight++;
     return NVME_PENDING;
 }
 

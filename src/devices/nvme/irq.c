@@ -13,7 +13,7 @@ void nvme_irq_add(struct nvme_dev *dev, const struct nvme_cq *cq, uint32_t compl
         return;
     v = &dev->vectors[cq->iv];
     if (v->pending == 0)
-        v->since_us = reactor_now_us(dev->reactor);
+        v->since_us = reactor_now_us(dev->base.reactor);
     v->pending += completions;
     if (!v->queued) {
         v->queued = true;
@@ -50,7 +50,7 @@ void nvme_irq_flush(struct nvme_dev *dev)
 
     if (dev->npending_vectors == 0)
         return;
-    now = reactor_now_us(dev->reactor);
+    now = reactor_now_us(dev->base.reactor);
     for (unsigned i = 0; i < dev->npending_vectors; i++) {
         unsigned vector = dev->pending_vectors[i];
 
@@ -60,17 +60,17 @@ void nvme_irq_flush(struct nvme_dev *dev)
         }
         dev->vectors[vector].pending = 0;
         dev->vectors[vector].queued = false;
-        function_irq(dev->f, vector);
-        counter_add(&dev->interrupts, 1);
+        function_irq(dev->base.f, vector);
+        counter_add(&dev->base.counts.interrupts, 1);
     }
     dev->npending_vectors = left;
     if (left > 0 && !dev->irq_timer.armed)
-        timer_arm(dev->reactor, &dev->irq_timer, 1, irq_due);
+        timer_arm(dev->base.reactor, &dev->irq_timer, 1, irq_due);
 }
 
 void nvme_irq_signal_all(struct nvme_dev *dev)
 {
-    function_signal_all(dev->f);
+    function_signal_all(dev->base.f);
     dev->npending_vectors = 0;
     for (unsigned i = 0; i < dev->nvectors; i++)
         dev->vectors[i] = (struct nvme_vector){0};

@@ -65,16 +65,11 @@ void nvme_ns_for_each(struct nvme_subsystem *ss, void (*fn)(struct nvme_ns *ns, 
 
 /* ---- controllers ---- */
 struct nvme_ctrl_opts {
-    struct controllers *set;
+    struct controller_opts base;
     struct nvme_subsystem *subsystem;
-    const char *ctrl_id; /* not NULL: the caller has chosen one */
-    struct link_client *link;
-    unsigned function; /* index in the link's table */
-    struct reactor *reactor;
     uint32_t num_queues; /* I/O queues, 0..31 */
     uint32_t mdts, fw_slots;
-    bool write_zeroes, deallocate_dsm;
-    bool suspended, admin_only;
+    bool write_zeroes, deallocate_dsm, admin_only;
 };
 typedef controller_cb nvme_ctrl_cb;
 
@@ -96,20 +91,13 @@ void nvme_ctrl_for_each(struct nvme_subsystems *set, void (*fn)(struct nvme_ctrl
 struct nvme_queue_stats {
     uint64_t reads, writes, flushes;
 };
+/* What the kind knows; controller/ tells state and function. */
 struct nvme_ctrl_info {
-    const char *ctrl_id, *state; /* state: controller_state_text() */
+    const char *ctrl_id;
     struct nvme_subsystem *subsystem;
-    const struct link_function_info *function;
-    uint32_t cntlid, mdts, num_queues, num_msix;
-    bool plugged; /* a host is connected */
-    /* Of the newest adoption: records found, by phase. */
-    struct {
-        uint64_t adopted; /* 1: this controller took over a running device */
-        uint64_t records, live, intent_stored, posted, unpublished;
-    } recovery;
-    /* Counters are read without locks: each is exact, together they are a moment's view. */
-    uint64_t interrupts, doorbell_messages, memory_parked;
-    uint32_t in_flight; /* commands at the backends */
+    uint32_t cntlid, mdts, num_queues;
+    const struct device_counts *counts; /* valid while the controller is */
+    uint64_t doorbell_messages;
 };
 struct nvme_ctrl_info nvme_ctrl_get_info(const struct nvme_ctrl *ctrl);
 bool nvme_ctrl_queue_stats(const struct nvme_ctrl *ctrl, unsigned qid,

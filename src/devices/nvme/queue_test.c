@@ -187,12 +187,12 @@ static void coalescing_waits_for_the_threshold(void **state)
     make_io_queue(x, 1, 16);
     assert_int_equal(admin(x, NVME_ADMIN_SET_FEATURES, 0, NVME_FEAT_IRQ_COALESCING, 0xff03, NULL),
                      0);
-    before = atomic_load(&x->s.dev->interrupts);
+    before = atomic_load(&x->s.dev->base.counts.interrupts);
     for (unsigned i = 0; i < 3; i++)
         run(x, 1, rw_sqe(NVME_CMD_READ, 0, 0, 1, GPA_DATA), NULL);
-    assert_int_equal(atomic_load(&x->s.dev->interrupts), before);
+    assert_int_equal(atomic_load(&x->s.dev->base.counts.interrupts), before);
     run(x, 1, rw_sqe(NVME_CMD_READ, 0, 0, 1, GPA_DATA), NULL);
-    assert_int_equal(atomic_load(&x->s.dev->interrupts), before + 1);
+    assert_int_equal(atomic_load(&x->s.dev->base.counts.interrupts), before + 1);
 }
 
 int main(void)

@@ -89,7 +89,7 @@ void nvme_req_release(struct nvme_req *req)
     sq->free[sq->nfree++] = req->slot;
     if (unlikely(sq->starved)) {
         sq->starved = false;
-        nvme_dev_kick(sq->dev);
+        device_kick(&sq->dev->base);
     }
 }
 

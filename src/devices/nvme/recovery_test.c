@@ -71,16 +71,16 @@ static void serve(struct world *w, const char *crash_point)
     unsetenv("SNAP_CRASH_POINT");
     if (crash_point)
         setenv("SNAP_CRASH_POINT", crash_point, 1);
-    if (service_try(&s, &w->m, &o, &err) < 0 || nvme_dev_resume(s.dev, &err) < 0) {
+    if (service_try(&s, &w->m, &o, &err) < 0 || device_resume(&s.dev->base, &err) < 0) {
         fprintf(stderr, "service: %s\n", err.msg);
         _exit(3);
     }
-    w->page->counts.adoptions += atomic_load(&s.dev->recovery.adopted);
-    w->page->counts.records += atomic_load(&s.dev->recovery.records);
-    w->page->counts.live += atomic_load(&s.dev->recovery.live);
-    w->page->counts.intent_stored += atomic_load(&s.dev->recovery.intent_stored);
-    w->page->counts.posted += atomic_load(&s.dev->recovery.posted);
-    w->page->counts.unpublished += atomic_load(&s.dev->recovery.unpublished);
+    w->page->counts.adoptions += atomic_load(&s.dev->base.counts.adopted);
+    w->page->counts.records += atomic_load(&s.dev->base.counts.records);
+    w->page->counts.live += atomic_load(&s.dev->base.counts.live);
+    w->page->counts.intent_stored += atomic_load(&s.dev->base.counts.intent_stored);
+    w->page->counts.posted += atomic_load(&s.dev->base.counts.posted);
+    w->page->counts.unpublished += atomic_load(&s.dev->base.counts.unpublished);
     while (!atomic_load(&w->page->stop)) {
         unsigned work = function_poll(s.f), keep = idle > 50 ? 0 : CIDS;
 

@@ -21,12 +21,12 @@ enum {
 
 static void set_csts(struct nvme_dev *dev, uint32_t csts)
 {
-    function_reg_set(dev->f, NVME_REG_CSTS, csts);
+    function_reg_set(dev->base.f, NVME_REG_CSTS, csts);
 }
 
 static uint32_t get_csts(struct nvme_dev *dev)
 {
-    return atomic_load_explicit(&function_state(dev->f)->svc.reg_dev[NVME_REG_CSTS / 4],
+    return atomic_load_explicit(&function_state(dev->base.f)->svc.reg_dev[NVME_REG_CSTS / 4],
                                 memory_order_acquire);
 }
 
@@ -48,7 +48,7 @@ static void dev_value(struct state_svc *svc, uint32_t offset, uint32_t value)
 
 void nvme_regs_init(struct nvme_dev *dev)
 {
-    struct state_svc *svc = &function_state(dev->f)->svc;
+    struct state_svc *svc = &function_state(dev->base.f)->svc;
     uint64_t cap = (MIN(dev->max_depth, 65536U) - 1) | NVME_CAP_CQR |
                    (uint64_t)READY_UNITS << NVME_CAP_TO_SHIFT | NVME_CAP_CSS_NVM | CAP_CRWMS;
 
@@ -72,7 +72,7 @@ static void refuse(struct nvme_dev *dev, const char *why)
 {
     static struct log_limit limit;
 
-    log_limited(&limit, LOG_WARNING, "nvme", "ctrl %s: cannot be enabled: %s", dev->name, why);
+    log_limited(&limit, LOG_WARNING, "nvme", "ctrl %s: cannot be enabled: %s", dev->base.name, why);
     dev->enable_waits = false;
     set_csts(dev, NVME_CSTS_CFS);
 }
@@ -113,9 +113,9 @@ static void enable_expired(struct timer *t)
 static void enable(struct nvme_dev *dev, uint32_t cc)
 {
     struct nvme_state *st = dev->st;
-    uint32_t aqa = function_reg_host(dev->f, NVME_REG_AQA);
-    uint64_t asq = function_reg_host64(dev->f, NVME_REG_ASQ) & ~0xfffULL;
-    uint64_t acq = function_reg_host64(dev->f, NVME_REG_ACQ) & ~0xfffULL;
+    uint32_t aqa = function_reg_host(dev->base.f, NVME_REG_AQA);
+    uint64_t asq = function_reg_host64(dev->base.f, NVME_REG_ASQ) & ~0xfffULL;
+    uint64_t acq = function_reg_host64(dev->base.f, NVME_REG_ACQ) & ~0xfffULL;
     uint32_t asqs = NVME_AQA_ASQS(aqa) + 1, acqs = NVME_AQA_ACQS(aqa) + 1;
     const char *why = bad_cc(cc, aqa);
 
@@ -127,7 +127,7 @@ static void enable(struct nvme_dev *dev, uint32_t cc)
         !mapped(dev, acq, (uint64_t)acqs * sizeof(struct nvme_cqe), GUEST_WRITE)) {
         /* Perhaps memory is being moved about; a moment's patience costs nothing. */
         if (!dev->enable_waits)
-            timer_arm(dev->reactor, &dev->enable_timer, ENABLE_WAIT_MS, enable_expired);
+            timer_arm(dev->base.reactor, &dev->enable_timer, ENABLE_WAIT_MS, enable_expired);
         dev->enable_waits = true;
         return;
     }
@@ -154,9 +154,9 @@ static void enable(struct nvme_dev *dev, uint32_t cc)
     atomic_store_explicit(&st->cq[0].valid, 1, memory_order_release);
     atomic_store_explicit(&st->sq[0].valid, 1, memory_order_release);
     atomic_store_explicit(&st->life.enabled, 1, memory_order_release);
-    dev->hold &= ~(uint32_t)(NVME_HOLD_DISABLED | NVME_HOLD_SHUTDOWN);
+    dev->base.hold &= ~(uint32_t)(NVME_HOLD_DISABLED | NVME_HOLD_SHUTDOWN);
     set_csts(dev, NVME_CSTS_RDY);
-    nvme_dev_kick(dev);
+    device_kick(&dev->base);
 }
 
 void nvme_regs_memory_added(struct nvme_dev *dev)
@@ -185,15 +185,15 @@ void nvme_regs_reset_begin(struct nvme_dev *dev)
 {
     dev->enable_waits = false;
     timer_cancel(&dev->enable_timer);
-    dev->hold |= NVME_HOLD_RESET | NVME_HOLD_DISABLED;
+    dev->base.hold |= DEVICE_HOLD_RESET | NVME_HOLD_DISABLED;
     if (!dev->dropping) {
         dev->dropping = true;
         for (unsigned i = 0; i < NVME_QUEUES; i++)
             if (dev->sq[i])
                 nvme_sq_cancel(dev->sq[i]);
     }
-    dev->settle = true;
-    nvme_dev_settle(dev);
+    dev->base.settle = true;
+    device_settle(&dev->base);
 }
 
 static void reset_end(struct nvme_dev *dev)
@@ -211,7 +211,7 @@ static void reset_end(struct nvme_dev *dev)
     dev->npending_vectors = 0;
     for (unsigned i = 0; i < dev->nvectors; i++)
         dev->vectors[i] = (struct nvme_vector){0};
-    dev->hold &= ~(uint32_t)(NVME_HOLD_RESET | NVME_HOLD_SHUTDOWN);
+    dev->base.hold &= ~(uint32_t)(DEVICE_HOLD_RESET | NVME_HOLD_SHUTDOWN);
     if (!dev->owns_state) { /* the host will look at everything anew: it may differ */
         dev->owns_state = true;
         nvme_adopt_store_identity(dev);
@@ -221,14 +221,14 @@ static void reset_end(struct nvme_dev *dev)
     dev->reset_function = false;
     dev->reset_done = NULL;
     if (function) {
-        struct state_svc *svc = &function_state(dev->f)->svc;
+        struct state_svc *svc = &function_state(dev->base.f)->svc;
 
         for (unsigned i = 0; i < STATE_REG_BYTES / 4; i++)
             atomic_store_explicit(&svc->reg_dev[i], atomic_load(&svc->reg_dev_reset[i]),
                                   memory_order_relaxed);
         nvme_doorbells_clear_all(dev);
-        dev->hold &= ~(uint32_t)NVME_HOLD_FAILED;
-        atomic_store(&dev->failed, false);
+        dev->base.hold &= ~(uint32_t)DEVICE_HOLD_FAILED;
+        atomic_store(&dev->base.failed, false);
         atomic_store(&dev->st->life.cc, 0);
         atomic_store_explicit(&svc->device_epoch, dev->reset_epoch, memory_order_release);
     }
@@ -249,13 +249,13 @@ static void shutdown_flushed(struct bdev_req *io, int rc)
 
     dev->shutdown_flushing = false;
     dev->shutdown_ns->inflight--;
-    dev->inflight--;
+    dev->base.inflight--;
     if (rc < 0 && rc != -ECANCELED)
         log_line(LOG_ERROR, "nvme", "ctrl %s: flush of namespace %u at shutdown failed: error %d",
-                 dev->name, dev->shutdown_ns->nsid, -rc);
-    dev->settle = true;
+                 dev->base.name, dev->shutdown_ns->nsid, -rc);
+    dev->base.settle = true;
     if (dev->dropping || !dev->shutdown_wanted)
-        nvme_dev_kick(dev);
+        device_kick(&dev->base);
     else
         shutdown_step(dev);
 }
@@ -277,8 +277,8 @@ static void shutdown_step(struct nvme_dev *dev)
             bdev_flush_batch(ns->channel);
             dev->shutdown_flushing = true;
             ns->inflight++;
-            dev->inflight++;
-            nvme_dev_kick(dev);
+            dev->base.inflight++;
+            device_kick(&dev->base);
             return;
         }
     }
@@ -286,19 +286,19 @@ static void shutdown_step(struct nvme_dev *dev)
     dev->shutdown_wanted = false;
     set_csts(dev,
              (get_csts(dev) & ~NVME_CSTS_SHST_MASK) | NVME_SHST_COMPLETE << NVME_CSTS_SHST_SHIFT);
-    nvme_dev_kick(dev);
+    device_kick(&dev->base);
 }
 
 static void shutdown_begin(struct nvme_dev *dev)
 {
     uint32_t csts = get_csts(dev);
 
-    dev->hold |= NVME_HOLD_SHUTDOWN;
+    dev->base.hold |= NVME_HOLD_SHUTDOWN;
     dev->shutdown_wanted = true;
     dev->shutdown_ns = NULL;
     set_csts(dev, (csts & ~NVME_CSTS_SHST_MASK) | NVME_SHST_OCCURRING << NVME_CSTS_SHST_SHIFT);
-    dev->settle = true;
-    nvme_dev_kick(dev);
+    dev->base.settle = true;
+    device_kick(&dev->base);
 }
 
 /* ---- the register that does it all ---- */
@@ -309,7 +309,7 @@ void nvme_regs_cc(struct nvme_dev *dev, uint32_t cc)
     bool enabled = atomic_load_explicit(&life->enabled, memory_order_acquire);
 
     atomic_store_explicit(&life->cc, cc, memory_order_release);
-    if (dev->hold & NVME_HOLD_RESET)
+    if (dev->base.hold & DEVICE_HOLD_RESET)
         return; /* looked at again when the reset is done */
     if (!(cc & NVME_CC_EN) &&
         (enabled || dev->enable_waits || get_csts(dev) & (NVME_CSTS_RDY | NVME_CSTS_CFS) ||
@@ -341,10 +341,10 @@ void nvme_regs_written(struct nvme_dev *dev, const struct state_reg_write *w)
 
 void nvme_regs_settle(struct nvme_dev *dev)
 {
-    if (dev->dropping && dev->inflight == 0)
+    if (dev->dropping && dev->base.inflight == 0)
         reset_end(dev);
-    if (dev->shutdown_wanted && dev->inflight == 0 && !dev->shutdown_flushing &&
-        !(dev->hold & (NVME_HOLD_SUSPENDED | NVME_HOLD_QUIT))) {
+    if (dev->shutdown_wanted && dev->base.inflight == 0 && !dev->shutdown_flushing &&
+        !(dev->base.hold & (DEVICE_HOLD_SUSPENDED | DEVICE_HOLD_QUIT))) {
         nvme_dev_post(dev); /* what has finished is seen before the end is */
         shutdown_step(dev);
     }
@@ -353,16 +353,16 @@ void nvme_regs_settle(struct nvme_dev *dev)
 void nvme_regs_adopt(struct nvme_dev *dev)
 {
     if (NVME_CSTS_SHST(get_csts(dev)) != NVME_SHST_NORMAL)
-        dev->hold |= NVME_HOLD_SHUTDOWN;
+        dev->base.hold |= NVME_HOLD_SHUTDOWN;
     /* Waits of the last service: an enable without memory, a reset or a shutdown in progress. */
     nvme_regs_cc(dev, atomic_load(&dev->st->life.cc));
-    if (atomic_load(&dev->st->life.enabled) && !(dev->hold & NVME_HOLD_RESET))
+    if (atomic_load(&dev->st->life.enabled) && !(dev->base.hold & DEVICE_HOLD_RESET))
         set_csts(dev, get_csts(dev) | NVME_CSTS_RDY);
 }
 
 void nvme_regs_lost(struct nvme_dev *dev)
 {
-    atomic_store(&dev->st->life.cc, function_reg_host(dev->f, NVME_REG_CC) & CC_WRITABLE);
+    atomic_store(&dev->st->life.cc, function_reg_host(dev->base.f, NVME_REG_CC) & CC_WRITABLE);
     nvme_regs_reset_begin(dev);
 }
 

@@ -76,7 +76,7 @@ static void bad_tail(struct nvme_sq *sq)
     sq->stopped = true;
     atomic_store_explicit(&sq->st->stopped, 1, memory_order_release);
     log_limited(&limit, LOG_WARNING, "nvme",
-                "ctrl %s: invalid tail doorbell of SQ %u: the queue is stopped", sq->dev->name,
+                "ctrl %s: invalid tail doorbell of SQ %u: the queue is stopped", sq->dev->base.name,
                 sq->qid);
     nvme_event_raise(sq->dev, NVME_EVENT_DB_VALUE);
 }
@@ -164,7 +164,7 @@ static void hold_expired(struct timer *t)
     struct nvme_dev *dev = container_of(t, struct nvme_dev, hold_timer);
 
     nvme_dev_restart_held(dev);
-    nvme_dev_kick(dev);
+    device_kick(&dev->base);
 }
 
 static void hold(struct nvme_req *req)
@@ -179,9 +179,9 @@ static void hold(struct nvme_req *req)
         dev->held = req;
     dev->held_last = req;
     dev->nheld++;
-    counter_add(&dev->memory_parked, 1);
+    counter_add(&dev->base.counts.memory_parked, 1);
     if (!dev->hold_timer.armed)
-        timer_arm(dev->reactor, &dev->hold_timer, NVME_REMAP_US / 1000 + 10, hold_expired);
+        timer_arm(dev->base.reactor, &dev->hold_timer, NVME_REMAP_US / 1000 + 10, hold_expired);
 }
 
 void nvme_req_start(struct nvme_req *req)
@@ -203,7 +203,7 @@ void nvme_req_finish(struct nvme_req *req, nvme_status status)
     struct nvme_dev *dev = req->sq->dev;
 
     if (unlikely((status & NVME_STATUS_MASK) == NVME_SC_DATA_TRANSFER_ERROR) &&
-        reactor_now_us(dev->reactor) < dev->remap_until_us && !dev->dropping &&
+        reactor_now_us(dev->base.reactor) < dev->remap_until_us && !dev->dropping &&
         !req->sq->delete_req) {
         hold(req); /* the host is moving its memory about: the data may be back in a moment */
         return;
@@ -220,16 +220,16 @@ void nvme_req_end(struct nvme_req *req, nvme_status status)
     struct nvme_dev *dev = sq->dev;
 
     sq->inflight--;
-    dev->inflight--;
-    nvme_dev_kick(dev);
+    dev->base.inflight--;
+    device_kick(&dev->base);
     if (unlikely(dev->dropping)) {
         nvme_req_release(req);
-        dev->settle = true;
+        dev->base.settle = true;
         return;
     }
     if (unlikely(status == NVME_SC_ABORT_REQUESTED)) {
-        dev->settle = true;
-        if (dev->keeping) {
+        dev->base.settle = true;
+        if (dev->base.keeping) {
             /* The record stays: it is the next service's. Nothing has died of it. */
             atomic_store_explicit(&req->rec->starts, (uint8_t)(atomic_load(&req->rec->starts) - 1),
                                   memory_order_release);
@@ -241,15 +241,15 @@ void nvme_req_end(struct nvme_req *req, nvme_status status)
             return;
         }
         if (req->detach != NVME_ATTACHED) {
-            dev->remap_until_us = reactor_now_us(dev->reactor) + NVME_REMAP_US;
+            dev->remap_until_us = reactor_now_us(dev->base.reactor) + NVME_REMAP_US;
             hold(req);
             return;
         }
     }
     nvme_req_finish(req, status);
-    if (unlikely(dev->suspend_cb || dev->quit_cb || sq->delete_req || dev->shutdown_wanted ||
-                 !list_empty(&dev->detaching) || (req->ns && req->ns->leaving)))
-        dev->settle = true;
+    if (unlikely(device_drains(&dev->base) || sq->delete_req || dev->shutdown_wanted ||
+                 (req->ns && req->ns->leaving)))
+        dev->base.settle = true;
 }
 
 /* ---- held requests ---- */
@@ -259,7 +259,7 @@ void nvme_dev_restart_held(struct nvme_dev *dev)
     struct nvme_req *req = dev->held;
     unsigned n = dev->nheld;
 
-    if (dev->hold & ~(uint32_t)NVME_HOLD_ADMIN)
+    if (dev->base.hold & ~(uint32_t)DEVICE_HOLD_EVENTS)
         return; /* resume looks again */
     timer_cancel(&dev->hold_timer);
     dev->held = dev->held_last = NULL;

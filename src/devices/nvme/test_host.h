@@ -233,7 +233,7 @@ static inline int service_try(struct service *s, struct machine *m, const struct
     ns.bdev = s->bdev;
     if (!o->no_namespace)
         assert_int_equal(nvme_dev_attach(s->dev, &ns, err), 0);
-    return o->no_resume ? 0 : nvme_dev_resume(s->dev, err);
+    return o->no_resume ? 0 : device_resume(&s->dev->base, err);
 }
 
 static inline void service_start(struct service *s, struct machine *m)
@@ -256,15 +256,15 @@ static inline void service_end(struct service *s, bool carry)
     bool done = false;
 
     disk.hold = false;
-    nvme_dev_quit(s->dev, quit_done, &done);
-    s->dev->keeping = carry;
+    device_quit(&s->dev->base, quit_done, &done);
+    s->dev->base.keeping = carry;
     while (disk.nwaiting) {
         disk.waiting[0].cancelled |= carry;
         disk_release(0);
-        nvme_dev_settle(s->dev);
+        device_settle(&s->dev->base);
     }
-    s->dev->settle = true;
-    nvme_dev_settle(s->dev);
+    s->dev->base.settle = true;
+    device_settle(&s->dev->base);
     assert_true(done);
     nvme_dev_destroy(s->dev);
     function_destroy(s->f);

@@ -33,15 +33,15 @@ bool vblk_host_knows_us(const struct vblk_dev *dev)
 
 int vblk_adopt(struct vblk_dev *dev, struct err *err)
 {
-    struct state_memory *mem = function_state(dev->f);
+    struct state_memory *mem = function_state(dev->base.f);
     struct vblk_state *st = state_device(mem);
-    uint32_t epoch = function_epoch(dev->f), recovering;
+    uint32_t epoch = function_epoch(dev->base.f), recovering;
     int rc;
 
     if (dev->max_depth < 2 || dev->max_depth > VIRTQ_MAX_SIZE ||
-        vblk_state_bytes(dev->max_depth) > function_device_bytes(dev->f))
+        vblk_state_bytes(dev->max_depth) > function_device_bytes(dev->base.f))
         return err_set(err, -EPROTO, "state memory has %llu bytes, queue depth %u needs %llu",
-                       (unsigned long long)function_device_bytes(dev->f), dev->max_depth,
+                       (unsigned long long)function_device_bytes(dev->base.f), dev->max_depth,
                        (unsigned long long)vblk_state_bytes(dev->max_depth));
     dev->st = st;
     if (st->head.magic == 0) {
@@ -68,7 +68,7 @@ int vblk_adopt(struct vblk_dev *dev, struct err *err)
         return err_set(err, -ESTALE, "identity: features were 0x%llx, are 0x%llx",
                        (unsigned long long)st->head.identity.features,
                        (unsigned long long)dev->o.features);
-    function_offer(dev->f, dev->o.features, dev->o.num_queues, dev->o.queue_size);
+    function_offer(dev->base.f, dev->o.features, dev->o.num_queues, dev->o.queue_size);
     vblk_config_put(dev, false);
     return 0;
 }

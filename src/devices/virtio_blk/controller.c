@@ -48,7 +48,7 @@ static void resize_on_reactor(struct mail *m)
 {
     struct errand *e = errand_of(m);
 
-    vblk_disk_resize(e->ctrl->dev, disk_errand_of(e)->nblocks);
+    vblk_disk_resize(vblk_dev_of(e->ctrl->dev), disk_errand_of(e)->nblocks);
     errand_back(e, 0);
 }
 
@@ -103,45 +103,10 @@ static void ctrl_free(struct controller *c)
     free(ctrl);
 }
 
-static void dev_suspend(void *dev, enum controller_part part, uint64_t timeout_ms, controller_cb cb,
-                        void *arg)
-{
-    if (part == CONTROLLER_EVENTS) { /* configuration is answered by snap_emu in any case */
-        cb(arg, 0, NULL);
-        return;
-    }
-    vblk_dev_suspend(dev, timeout_ms, cb, arg);
-}
-
-static int dev_resume(void *dev, struct err *err)
-{
-    return vblk_dev_resume(dev, err);
-}
-
-static void dev_quit(void *dev, controller_cb cb, void *arg)
-{
-    vblk_dev_quit(dev, cb, arg);
-}
-
-static bool dev_adopted(const void *dev)
-{
-    return atomic_load(&((const struct vblk_dev *)dev)->recovery.adopted);
-}
-
-static bool dev_failed(const void *dev)
-{
-    return atomic_load(&((const struct vblk_dev *)dev)->failed);
-}
-
 static const struct controller_kind kind = {
     .word = "virtio-blk",
     .function_kind = FUNCTION_VIRTIO_BLK,
     .ops = &vblk_function_ops,
-    .suspend = dev_suspend,
-    .resume = dev_resume,
-    .quit = dev_quit,
-    .adopted = dev_adopted,
-    .failed = dev_failed,
     .free = ctrl_free,
 };
 
@@ -185,11 +150,11 @@ static int check_opts(const struct vblk_ctrl_opts *o, struct vblk_dev_opts *d, s
 {
     const struct link_function_info *f;
     uint32_t most;
-    int rc = controller_check_function(o->link, o->function, &kind, err);
+    int rc = controller_check_function(o->base.link, o->base.function, &kind, err);
 
     if (rc < 0)
         return rc;
-    f = link_function_get(o->link, o->function);
+    f = link_function_get(o->base.link, o->base.function);
     most = MIN(f->num_msix > 1 ? f->num_msix - 1 : 1, (uint32_t)VBLK_MAX_QUEUES);
     if (o->num_queues > most)
         return err_set(err, -EINVAL,
@@ -224,7 +189,7 @@ static int check_opts(const struct vblk_ctrl_opts *o, struct vblk_dev_opts *d, s
 /* The serial number: given, or so that two disks differ. */
 static void choose_id(const struct vblk_ctrl_opts *o, char id[VBLK_ID_BYTES])
 {
-    const char *vuid = link_function_get(o->link, o->function)->vuid;
+    const char *vuid = link_function_get(o->base.link, o->base.function)->vuid;
     size_t len = strlen(vuid);
 
     memset(id, 0, VBLK_ID_BYTES);
@@ -238,7 +203,7 @@ static void open_disk_on_reactor(struct mail *m)
 {
     struct errand *e = errand_of(m);
 
-    errand_back(e, vblk_disk_open(e->ctrl->dev, disk_errand_of(e)->bdev, &e->err));
+    errand_back(e, vblk_disk_open(vblk_dev_of(e->ctrl->dev), disk_errand_of(e)->bdev, &e->err));
 }
 
 /* Opened ahead of the lease, so that the device never shows capacity 0 to a host that knows it. */
@@ -253,16 +218,7 @@ static void disk_opened(struct errand *e)
 int vblk_ctrl_create(const struct vblk_ctrl_opts *opts, struct vblk_ctrl **ret,
                      controller_cb created, void *arg, struct err *err)
 {
-    struct vblk_dev_opts dev_opts = {.name = opts->ctrl_id, .reactor = opts->reactor};
-    struct controller_opts base_opts = {
-        .set = opts->set,
-        .kind = &kind,
-        .link = opts->link,
-        .function = opts->function,
-        .reactor = opts->reactor,
-        .ctrl_id = opts->ctrl_id,
-        .suspended = opts->suspended,
-    };
+    struct vblk_dev_opts dev_opts = {.name = opts->base.ctrl_id, .reactor = opts->base.reactor};
     struct vblk_ctrl *ctrl;
     struct errand *e;
     int rc = check_opts(opts, &dev_opts, err);
@@ -272,17 +228,16 @@ int vblk_ctrl_create(const struct vblk_ctrl_opts *opts, struct vblk_ctrl **ret,
     choose_id(opts, dev_opts.vblk_id);
     ctrl = calloc(1, sizeof(*ctrl));
     if (!ctrl)
-        return err_set(err, -ENOMEM, "no memory for controller %s", opts->ctrl_id);
+        return err_set(err, -ENOMEM, "no memory for controller %s", opts->base.ctrl_id);
     ctrl->indirect_desc = opts->indirect_desc;
     memcpy(ctrl->vblk_id, dev_opts.vblk_id, VBLK_ID_BYTES);
-    snprintf(ctrl->base.ctrl_id, sizeof(ctrl->base.ctrl_id), "%s", opts->ctrl_id);
+    snprintf(ctrl->base.ctrl_id, sizeof(ctrl->base.ctrl_id), "%s", opts->base.ctrl_id);
     ctrl->dev = vblk_dev_create(&dev_opts, err);
     rc = ctrl->dev ? 0 : -ENOMEM;
     if (rc == 0 && opts->bdev)
         rc = take_bdev(ctrl, opts->bdev, err);
-    base_opts.dev = ctrl->dev;
     if (rc == 0)
-        rc = controller_open(&ctrl->base, &base_opts, created, arg, err);
+        rc = controller_open(&ctrl->base, &kind, &ctrl->dev->base, &opts->base, created, arg, err);
     if (rc < 0) {
         ctrl_free(&ctrl->base);
         return rc;
@@ -304,13 +259,13 @@ static void attach_on_reactor(struct mail *m)
 {
     struct errand *e = errand_of(m);
     struct disk_errand *d = disk_errand_of(e);
-    struct vblk_dev *dev = e->ctrl->dev;
+    struct vblk_dev *dev = vblk_dev_of(e->ctrl->dev);
     int rc = vblk_disk_open(dev, d->bdev, &e->err);
 
     if (rc == 0) {
         if (d->set_id)
             memcpy(dev->o.vblk_id, d->vblk_id, sizeof(d->vblk_id));
-        if (dev->f) {
+        if (dev->base.f) {
             vblk_config_put(dev, dev->owns_state);
             if (dev->owns_state)
                 vblk_store_identity(dev);
@@ -366,7 +321,7 @@ static void detach_on_reactor(struct mail *m)
 {
     struct errand *e = errand_of(m);
 
-    vblk_dev_detach(e->ctrl->dev, errand_answer, e);
+    vblk_dev_detach(vblk_dev_of(e->ctrl->dev), errand_answer, e);
 }
 
 static void detached(struct errand *e)
@@ -400,15 +355,13 @@ void vblk_ctrl_detach(struct vblk_ctrl *ctrl, controller_cb done, void *arg)
 
 /* ---- describing ---- */
 
-struct vblk_ctrl_info vblk_ctrl_get_info(struct vblk_ctrl *ctrl)
+struct vblk_ctrl_info vblk_ctrl_get_info(const struct vblk_ctrl *ctrl)
 {
     const struct vblk_dev *dev = ctrl->dev;
 
     return (struct vblk_ctrl_info){
         .ctrl_id = ctrl->base.ctrl_id,
-        .state = controller_state_text(&ctrl->base),
         .vblk_id = ctrl->vblk_id,
-        .function = controller_function(&ctrl->base),
         .bdev = ctrl->bdev,
         .num_queues = dev->o.num_queues,
         .queue_size = dev->o.queue_size,
@@ -416,16 +369,7 @@ struct vblk_ctrl_info vblk_ctrl_get_info(struct vblk_ctrl *ctrl)
         .size_max = dev->o.size_max,
         .read_only = dev->o.read_only,
         .indirect_desc = ctrl->indirect_desc,
-        .recovery = {.adopted = dev->recovery.adopted,
-                     .records = dev->recovery.records,
-                     .live = dev->recovery.live,
-                     .intent_stored = dev->recovery.intent_stored,
-                     .posted = dev->recovery.posted,
-                     .unpublished = dev->recovery.unpublished,
-                     .from_area = dev->recovery.from_area},
-        .interrupts = dev->interrupts,
-        .memory_parked = dev->memory_parked,
-        .in_flight = atomic_load_explicit(&dev->inflight_shown, memory_order_relaxed),
+        .counts = &dev->base.counts,
     };
 }
 
@@ -444,7 +388,7 @@ static void rings_on_reactor(struct mail *m)
 {
     struct errand *e = errand_of(m);
     struct vblk_rings *r = container_of(e, struct rings_errand, base)->ret;
-    struct vblk_dev *dev = e->ctrl->dev;
+    struct vblk_dev *dev = vblk_dev_of(e->ctrl->dev);
 
     r->n = 0;
     for (unsigned i = 0; i < dev->nqueues; i++) {

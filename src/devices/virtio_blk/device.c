@@ -4,17 +4,7 @@
 #include "devices/virtio_blk/inside.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-
-static void settle_mailed(struct mail *m)
-{
-    struct vblk_dev *dev = container_of(m, struct vblk_dev, settle_mail);
-
-    dev->settle_mailed = false;
-    vblk_dev_settle(dev);
-}
 
 struct vblk_dev *vblk_dev_create(const struct vblk_dev_opts *opts, struct err *err)
 {
@@ -25,12 +15,8 @@ struct vblk_dev *vblk_dev_create(const struct vblk_dev_opts *opts, struct err *e
         return NULL;
     }
     dev->o = *opts;
-    snprintf(dev->name, sizeof(dev->name), "%s", opts->name);
-    dev->reactor = opts->reactor;
-    dev->hold = VBLK_HOLD_SUSPENDED;
+    device_init(&dev->base, &vblk_device_ops, opts->name, opts->reactor);
     dev->writeback = true;
-    dev->settle_mail.fn = settle_mailed;
-    list_init(&dev->detaching);
     return dev;
 }
 
@@ -44,36 +30,6 @@ void vblk_dev_destroy(struct vblk_dev *dev)
     free(dev);
 }
 
-void vblk_dev_settle_soon(struct vblk_dev *dev)
-{
-    dev->settle = true;
-    if (dev->settle_mailed)
-        return;
-    dev->settle_mailed = true;
-    reactor_post(dev->reactor, &dev->settle_mail);
-}
-
-void vblk_dev_kick(struct vblk_dev *dev)
-{
-    if (!dev->f)
-        return;
-    /* A stopped function is not polled any more, but its motions must come to an end. */
-    if (unlikely(function_failed(dev->f) || dev->quit_cb))
-        vblk_dev_settle_soon(dev);
-    if (dev->kicked)
-        return;
-    dev->kicked = true;
-    function_kick(dev->f);
-}
-
-void vblk_dev_fail(struct vblk_dev *dev, const char *why)
-{
-    dev->hold |= VBLK_HOLD_FAILED;
-    atomic_store(&dev->failed, true);
-    function_config_changed(dev->f, VIRTIO_STATUS_NEEDS_RESET);
-    function_fail(dev->f, "%s", why);
-}
-
 /* ---- function_ops ---- */
 
 static int dev_adopt(void *p, struct function *f, struct err *err)
@@ -81,13 +37,13 @@ static int dev_adopt(void *p, struct function *f, struct err *err)
     struct vblk_dev *dev = p;
     int rc;
 
-    dev->f = f;
+    dev->base.f = f;
     dev->map = function_memory(f);
     dev->max_depth = function_info(f)->max_queue_depth;
     dev->map_generation = guest_map_generation(dev->map);
     rc = vblk_adopt(dev, err);
     if (rc < 0)
-        dev->f = NULL;
+        dev->base.f = NULL;
     return rc;
 }
 
@@ -109,11 +65,11 @@ static unsigned dev_poll(void *p)
     struct vblk_queue *q;
     unsigned n = 0;
 
-    dev->kicked = false;
+    dev->base.kicked = false;
     if (unlikely(dev->map_generation != guest_map_generation(dev->map)))
         bind_rings(dev);
-    if (unlikely(dev->settle)) {
-        vblk_dev_settle(dev);
+    if (unlikely(dev->base.settle)) {
+        device_settle(&dev->base);
         n++;
     }
     n += dev->dirty;
@@ -139,15 +95,15 @@ static void dev_flush(void *p)
             bdev_flush_batch(dev->disk.channel);
     }
     for_each_started(dev, q) vblk_queue_post(q);
-    atomic_store_explicit(&dev->inflight_shown, dev->inflight, memory_order_relaxed);
-    if (unlikely(dev->settle))
-        vblk_dev_settle(dev);
+    atomic_store_explicit(&dev->base.counts.in_flight, dev->base.inflight, memory_order_relaxed);
+    if (unlikely(dev->base.settle))
+        device_settle(&dev->base);
 }
 
 static bool dev_arm(void *p)
 {
     struct vblk_dev *dev = p;
-    bool idle = !dev->settle && !dev->dirty;
+    bool idle = !dev->base.settle && !dev->dirty;
     struct vblk_queue *q;
 
     if (dev->map_generation != guest_map_generation(dev->map))
@@ -158,11 +114,6 @@ static bool dev_arm(void *p)
             idle &= virtq_arm(q->vq);
     }
     return idle;
-}
-
-static unsigned dev_inflight(void *p)
-{
-    return ((const struct vblk_dev *)p)->inflight;
 }
 
 /* What the host writes is the device configuration, and writeback is all it can change there. */
@@ -190,13 +141,13 @@ static void dev_flags_changed(void *p, uint32_t flags)
 static void dev_memory_added(void *p)
 {
     struct vblk_dev *dev = p;
-    uint64_t now = reactor_now_us(dev->reactor);
+    uint64_t now = reactor_now_us(dev->base.reactor);
 
     if (now < dev->remap_until_us) /* the pieces of a map that is being moved about */
         dev->remap_until_us = now + VBLK_REMAP_US;
     bind_rings(dev);
     vblk_restart_held(dev);
-    vblk_dev_kick(dev);
+    device_kick(&dev->base);
 }
 
 static void dev_memory_detach(void *p, const struct guest_region *region, void (*cb)(void *arg),
@@ -205,9 +156,9 @@ static void dev_memory_detach(void *p, const struct guest_region *region, void (
     struct vblk_dev *dev = p;
 
     /* The map has lost the region already: nothing new finds it. */
-    dev->remap_until_us = reactor_now_us(dev->reactor) + VBLK_REMAP_US;
+    dev->remap_until_us = reactor_now_us(dev->base.reactor) + VBLK_REMAP_US;
     bind_rings(dev);
-    vblk_dev_memory_detach(dev, region, cb, arg);
+    device_memory_detach(&dev->base, region, cb, arg);
 }
 
 static void dev_reset(void *p, enum function_reset why, uint32_t epoch, void (*done)(void *arg),
@@ -227,7 +178,7 @@ const struct function_ops vblk_function_ops = {
     .poll = dev_poll,
     .flush = dev_flush,
     .arm = dev_arm,
-    .inflight = dev_inflight,
+    .inflight = device_inflight,
     .reg_written = dev_reg_written,
     .registers_lost = dev_registers_lost,
     .flags_changed = dev_flags_changed,

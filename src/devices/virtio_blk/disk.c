@@ -15,13 +15,13 @@ int vblk_disk_open(struct vblk_dev *dev, struct bdev *bdev, struct err *err)
     struct vblk_disk *d = &dev->disk;
 
     if (d->channel)
-        return err_set(err, -EBUSY, "controller %s has a bdev already", dev->name);
+        return err_set(err, -EBUSY, "controller %s has a bdev already", dev->base.name);
     if (info.block_bytes < VIRTIO_BLK_SECTOR || (info.block_bytes & (info.block_bytes - 1)))
         return err_set(err, -EINVAL,
                        "bdev '%s' has blocks of %u bytes; virtio-blk needs a power "
                        "of two from %d on",
                        bdev_name(bdev), info.block_bytes, VIRTIO_BLK_SECTOR);
-    d->channel = bdev_channel_get(bdev, dev->reactor, err);
+    d->channel = bdev_channel_get(bdev, dev->base.reactor, err);
     if (!d->channel)
         return err->code ? err->code : -EIO;
     d->block_shift = (uint32_t)__builtin_ctz(info.block_bytes);
@@ -47,7 +47,7 @@ void vblk_disk_resize(struct vblk_dev *dev, uint64_t nblocks)
     if (!dev->disk.channel || dev->disk.nblocks == nblocks)
         return;
     dev->disk.nblocks = nblocks;
-    if (!dev->f)
+    if (!dev->base.f)
         return;
     vblk_config_put(dev, true);
     if (dev->owns_state)
@@ -83,12 +83,12 @@ void vblk_config_put(struct vblk_dev *dev, bool tell)
                .max_write_zeroes_seg = le32_of(VBLK_MAX_RANGES),
                .write_zeroes_may_unmap = 1,
            }};
-    struct state_svc *svc = &function_state(dev->f)->svc;
+    struct state_svc *svc = &function_state(dev->base.f)->svc;
     const unsigned wb = WRITEBACK_OFFSET / 4;
 
     static_assert(sizeof(u) == 60, "whole dwords");
     for (unsigned i = 0; i < ARRAY_SIZE(u.dword); i++)
-        function_reg_set(dev->f, i * 4, u.dword[i]);
+        function_reg_set(dev->base.f, i * 4, u.dword[i]);
     /* writeback is the host's to change, with CONFIG_WCE; it begins as 1. */
     if (dev->o.features & VIRTIO_BLK_F_CONFIG_WCE) {
         atomic_store_explicit(&svc->reg_mask[wb], 0xff, memory_order_release);
@@ -99,13 +99,14 @@ void vblk_config_put(struct vblk_dev *dev, bool tell)
         atomic_store_explicit(&svc->reg_dev_reset[i], u.dword[i], memory_order_release);
     atomic_store_explicit(&svc->initialized, 1, memory_order_release);
     if (tell)
-        function_config_changed(dev->f, atomic_load_explicit(&svc->status, memory_order_relaxed));
+        function_config_changed(dev->base.f,
+                                atomic_load_explicit(&svc->status, memory_order_relaxed));
 }
 
 void vblk_config_written(struct vblk_dev *dev)
 {
-    struct state_svc *svc = &function_state(dev->f)->svc;
-    uint32_t wanted = function_reg_host(dev->f, WRITEBACK_OFFSET) & 0xff;
+    struct state_svc *svc = &function_state(dev->base.f)->svc;
+    uint32_t wanted = function_reg_host(dev->base.f, WRITEBACK_OFFSET) & 0xff;
 
     if (!(dev->o.features & VIRTIO_BLK_F_CONFIG_WCE))
         return;
@@ -117,7 +118,7 @@ void vblk_config_written(struct vblk_dev *dev)
 
 void vblk_config_default(struct vblk_dev *dev)
 {
-    struct state_svc *svc = &function_state(dev->f)->svc;
+    struct state_svc *svc = &function_state(dev->base.f)->svc;
 
     dev->writeback = true;
     dev->through_by_area = false;

@@ -59,14 +59,7 @@ struct vblk_queue {
     void *stopped_arg;
 };
 
-/* Why nothing is fetched. */
-enum vblk_hold {
-    VBLK_HOLD_SUSPENDED = 1 << 0,
-    VBLK_HOLD_RESET = 1 << 1,
-    VBLK_HOLD_QUIT = 1 << 2,
-    VBLK_HOLD_FAILED = 1 << 3,
-    VBLK_HOLD_DETACH = 1 << 4, /* the bdev is being taken away */
-};
+enum { VBLK_HOLD_DETACH = DEVICE_HOLD_KIND }; /* not fetching: the bdev is being taken away */
 
 struct vblk_disk {                /* what is behind it now */
     struct bdev_channel *channel; /* NULL: nothing */
@@ -74,14 +67,6 @@ struct vblk_disk {                /* what is behind it now */
     uint64_t nblocks;
     bool write_cache, read_only, can_unmap, can_write_zeroes;
     struct bdev_uuid uuid;
-};
-
-struct vblk_detach_wait {
-    struct list node;
-    const char *host;
-    uint64_t size_bytes;
-    void (*detached)(void *arg);
-    void *arg;
 };
 
 struct vblk_dev_opts {
@@ -94,17 +79,14 @@ struct vblk_dev_opts {
 };
 
 struct vblk_dev {
-    struct function *f; /* NULL before the lease */
+    struct device base;
     struct guest_map *map;
     struct vblk_state *st;
     struct vblk_dev_opts o;
-    char name[LINK_NAME_BYTES];
-    struct reactor *reactor;
     uint64_t map_generation;
-    uint32_t max_depth, hold;
-    bool kicked, settle, settling, dirty;
+    uint32_t max_depth;
+    bool dirty;
     bool dropping;        /* a reset: what ends is forgotten */
-    bool keeping;         /* a release: what is cancelled stays recorded for the next service */
     bool after_crash;     /* the last holder died of a fault of its own */
     bool resumed;         /* since the lease */
     bool owns_state;      /* the identity in state memory is ours */
@@ -113,8 +95,7 @@ struct vblk_dev {
                              more */
     struct vblk_disk disk;
     struct vblk_queue *queue[VBLK_MAX_QUEUES];
-    unsigned nqueues;  /* highest index used + 1 */
-    uint32_t inflight; /* with the bdev, all queues */
+    unsigned nqueues; /* highest index used + 1 */
     struct vblk_req *held, *held_last;
     unsigned nheld;
     uint64_t remap_until_us;
@@ -127,53 +108,32 @@ struct vblk_dev {
     bool reset_defaults; /* configuration begins anew */
     void (*reset_done)(void *arg);
     void *reset_arg;
-    struct list detaching;
-    controller_cb suspend_cb, quit_cb, detach_cb;
-    void *suspend_arg, *quit_arg, *detach_arg;
-    struct timer suspend_timer, quit_timer, detach_timer;
-    struct mail settle_mail;
-    bool settle_mailed;
+    struct motion detach; /* of the bdev */
 
     /* counters that control reads without a lock */
-    struct {
-        _Atomic uint64_t adopted, records, live, intent_stored, posted, unpublished, from_area;
-    } recovery;
-    _Atomic uint64_t memory_parked, interrupts;
-    _Atomic uint32_t inflight_shown;
-    _Atomic bool failed;
     struct {
         _Atomic uint64_t reads, writes, flushes, discards, write_zeroes, errors;
     } stats[VBLK_MAX_QUEUES];
     _Atomic uint64_t has_queue; /* bit per started queue */
 };
+static_assert(offsetof(struct vblk_dev, base) == 0, "function_ops gets either");
 
-/* Single writer, any reader. */
-static inline void vblk_count(_Atomic uint64_t *c, uint64_t n)
+static inline struct vblk_dev *vblk_dev_of(struct device *d)
 {
-    atomic_store_explicit(c, atomic_load_explicit(c, memory_order_relaxed) + n,
-                          memory_order_relaxed);
+    return container_of(d, struct vblk_dev, base);
 }
 
 /* ---- device.c: what link/ calls ---- */
 extern const struct function_ops vblk_function_ops;
 struct vblk_dev *vblk_dev_create(const struct vblk_dev_opts *opts, struct err *err); /* control */
 void vblk_dev_destroy(struct vblk_dev *dev); /* control; the lease is gone, the disk is closed */
-/* Work is there, or a motion may go on: be called next turn. Allowed inside a bdev's done(). */
-void vblk_dev_kick(struct vblk_dev *dev);
-void vblk_dev_fail(struct vblk_dev *dev, const char *why);
 
-/* ---- motion.c: suspend, quit, reset, memory and bdev taken away ---- */
-void vblk_dev_suspend(struct vblk_dev *dev, uint64_t timeout_ms, controller_cb cb, void *arg);
-int vblk_dev_resume(struct vblk_dev *dev, struct err *err);
-void vblk_dev_quit(struct vblk_dev *dev, controller_cb cb, void *arg);
-/* Takes the bdev away; requests in flight finish, or are cancelled after a while. */
+/* ---- motion.c: its part of the motions of controller/device.h, reset, bdev taken away ---- */
+extern const struct device_ops vblk_device_ops;
+/* Takes the bdev away; requests in flight finish. After -ETIMEDOUT it keeps it and runs on. */
 void vblk_dev_detach(struct vblk_dev *dev, controller_cb cb, void *arg);
 void vblk_dev_reset(struct vblk_dev *dev, enum function_reset why, uint32_t epoch,
                     void (*done)(void *arg), void *arg);
-void vblk_dev_memory_detach(struct vblk_dev *dev, const struct guest_region *region,
-                            void (*detached)(void *arg), void *arg);
-void vblk_dev_settle(struct vblk_dev *dev);
-void vblk_dev_settle_soon(struct vblk_dev *dev); /* from where it cannot run */
 
 /* ---- disk.c: the bdev behind it, and the configuration the host sees ---- */
 int vblk_disk_open(struct vblk_dev *dev, struct bdev *bdev, struct err *err);

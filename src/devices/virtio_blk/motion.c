@@ -1,16 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The motions: suspend, quit, reset, memory or bdev taken away, a ring stopped. All are the same:
- * stop fetching, let finish or cancel, act when nothing is in flight. vblk_dev_settle() looks which
- * of them may go on; it never runs inside a bdev's done(). */
+ * Its part of the motions of controller/device.h; and its own: reset, a bdev taken away. */
 #include "devices/virtio_blk/inside.h"
 
-#include "base/log.h"
-
 #include <errno.h>
-#include <stdlib.h>
 
-enum { QUIT_DRAIN_MS = 1000, DETACH_DRAIN_MS = 2000 };
+enum { DETACH_DRAIN_MS = 2000 };
 
 static void for_each_pending(struct vblk_dev *dev, void (*fn)(struct vblk_req *req, void *arg),
                              void *arg)
@@ -43,16 +38,9 @@ static void cancel_all(struct vblk_dev *dev)
 /* ---- memory ---- */
 
 struct detaching {
-    const struct vblk_detach_wait *w;
+    const struct device_detach *w;
     bool busy; /* something still uses it */
 };
-
-static bool inside(const struct vblk_detach_wait *w, const void *at, size_t bytes)
-{
-    const char *base = at;
-
-    return base < w->host + w->size_bytes && w->host < base + bytes;
-}
 
 /* Only what the bdev moves is detached; a status byte alone is just not written. */
 static void detach_one(struct vblk_req *req, void *arg)
@@ -61,8 +49,8 @@ static void detach_one(struct vblk_req *req, void *arg)
     bool data = false;
 
     for (int i = 0; req->bdev.iov && i < req->bdev.iovcnt && !data; i++)
-        data = inside(d->w, req->bdev.iov[i].iov_base, req->bdev.iov[i].iov_len);
-    req->last_away |= inside(d->w, req->io.last, 1);
+        data = device_detach_touches(d->w, req->bdev.iov[i].iov_base, req->bdev.iov[i].iov_len);
+    req->last_away |= device_detach_touches(d->w, req->io.last, 1);
     if (!data)
         return;
     if (req->detach == VBLK_ATTACHED)
@@ -72,200 +60,40 @@ static void detach_one(struct vblk_req *req, void *arg)
     d->busy |= req->detach == VBLK_DETACHING;
 }
 
-static void settle_memory(struct vblk_dev *dev)
+static bool detach(struct device *d, const struct device_detach *w)
 {
-    list_for_each_safe(it, &dev->detaching)
-    {
-        struct vblk_detach_wait *w = list_entry(it, struct vblk_detach_wait, node);
-        struct detaching d = {.w = w};
-        void (*cb)(void *arg) = w->detached;
-        void *arg = w->arg;
+    struct detaching s = {.w = w};
 
-        for_each_pending(dev, detach_one, &d);
-        if (d.busy)
-            continue;
-        list_remove(&w->node);
-        free(w);
-        cb(arg);
-    }
+    for_each_pending(vblk_dev_of(d), detach_one, &s);
+    return !s.busy;
 }
 
-void vblk_dev_memory_detach(struct vblk_dev *dev, const struct guest_region *region,
-                            void (*detached)(void *arg), void *arg)
-{
-    struct vblk_detach_wait *w = malloc(sizeof(*w));
-
-    if (!w) {
-        vblk_dev_fail(dev, "out of memory"); /* and the region stays mapped */
-        return;
-    }
-    *w = (struct vblk_detach_wait){
-        .host = region->host, .size_bytes = region->size_bytes, .detached = detached, .arg = arg};
-    list_append(&dev->detaching, &w->node);
-    dev->settle = true;
-    vblk_dev_settle(dev);
-}
-
-/* ---- suspend and resume ---- */
-
-static void settle_suspend(struct vblk_dev *dev)
-{
-    controller_cb cb = dev->suspend_cb;
-
-    if (!cb || dev->inflight)
-        return;
-    for (unsigned i = 0; i < dev->nqueues; i++)
-        if (dev->queue[i] && dev->queue[i]->vq)
-            vblk_queue_post(dev->queue[i]);
-    timer_cancel(&dev->suspend_timer);
-    dev->suspend_cb = NULL;
-    cb(dev->suspend_arg, 0, NULL);
-}
-
-static void suspend_expired(struct timer *t)
-{
-    struct vblk_dev *dev = container_of(t, struct vblk_dev, suspend_timer);
-    controller_cb cb = dev->suspend_cb;
-    struct err err;
-
-    if (!cb)
-        return;
-    err_set(&err, -ETIMEDOUT, "controller %s: %u requests are still in flight; it runs on",
-            dev->name, dev->inflight);
-    dev->suspend_cb = NULL;
-    dev->hold &= ~(uint32_t)VBLK_HOLD_SUSPENDED;
-    vblk_dev_kick(dev);
-    cb(dev->suspend_arg, -ETIMEDOUT, &err);
-}
-
-void vblk_dev_suspend(struct vblk_dev *dev, uint64_t timeout_ms, controller_cb cb, void *arg)
-{
-    struct err err;
-
-    if (dev->suspend_cb || dev->quit_cb) {
-        err_set(&err, -EBUSY, "controller %s is being suspended or destroyed already", dev->name);
-        cb(arg, -EBUSY, &err);
-        return;
-    }
-    dev->hold |= VBLK_HOLD_SUSPENDED;
-    dev->suspend_cb = cb;
-    dev->suspend_arg = arg;
-    if (timeout_ms)
-        timer_arm(dev->reactor, &dev->suspend_timer, timeout_ms, suspend_expired);
-    dev->settle = true;
-    vblk_dev_settle(dev);
-}
+/* ---- resume ---- */
 
 /* The first one since the lease: the host goes on with what it knows, or the device fails. */
-static int first_resume(struct vblk_dev *dev, struct err *err)
+static int resume(struct device *d, struct err *err)
 {
+    struct vblk_dev *dev = vblk_dev_of(d);
     int rc;
 
+    if (dev->resumed)
+        return 0;
     if (vblk_host_knows_us(dev) && !dev->owns_state) {
         rc = vblk_adopt_identity(dev, err);
-        if (rc < 0) {
-            vblk_dev_fail(dev, err->msg);
+        if (rc < 0)
             return rc;
-        }
     }
     vblk_store_identity(dev);
     dev->owns_state = dev->resumed = true;
-    dev->hold &= ~(uint32_t)VBLK_HOLD_SUSPENDED;
-    dev->remap_until_us = reactor_now_us(dev->reactor) + VBLK_REMAP_US;
+    dev->base.hold &= ~(uint32_t)DEVICE_HOLD_SUSPENDED;
+    dev->remap_until_us = reactor_now_us(dev->base.reactor) + VBLK_REMAP_US;
     vblk_recovery_begin(dev);
     for (unsigned i = 0; i < dev->nqueues; i++)
         if (dev->queue[i] && dev->queue[i]->vq && dev->queue[i]->adopted)
             vblk_queue_restart(dev->queue[i]);
     vblk_recovery_end(dev);
-    function_signal_all(dev->f); /* an interrupt may have been due */
+    function_signal_all(dev->base.f); /* an interrupt may have been due */
     return 0;
-}
-
-int vblk_dev_resume(struct vblk_dev *dev, struct err *err)
-{
-    int rc = 0;
-
-    if (!dev->f)
-        return err_set(err, -EAGAIN, "controller %s waits for its function", dev->name);
-    if (function_failed(dev->f))
-        return err_set(err, -EIO, "controller %s has failed", dev->name);
-    if (dev->suspend_cb || dev->quit_cb)
-        return err_set(err, -EBUSY, "controller %s is being suspended or destroyed", dev->name);
-    if (!dev->resumed)
-        rc = first_resume(dev, err);
-    if (rc < 0)
-        return rc;
-    dev->hold &= ~(uint32_t)VBLK_HOLD_SUSPENDED;
-    vblk_restart_held(dev);
-    dev->settle = true; /* a ring's stop may have waited */
-    vblk_dev_kick(dev);
-    return 0;
-}
-
-/* ---- quit ---- */
-
-static void settle_quit(struct vblk_dev *dev)
-{
-    controller_cb cb = dev->quit_cb;
-
-    if (!cb || dev->inflight || !list_empty(&dev->detaching))
-        return;
-    for (unsigned i = 0; i < dev->nqueues; i++) {
-        struct vblk_queue *q = dev->queue[i];
-
-        if (!q)
-            continue;
-        if (q->vq)
-            vblk_queue_post(q);
-        vblk_queue_close(q); /* what is held stays recorded */
-        q->stopped = NULL;   /* snap_emu asks the next holder */
-    }
-    timer_cancel(&dev->quit_timer);
-    timer_cancel(&dev->detach_timer);
-    timer_cancel(&dev->hold_timer);
-    vblk_disk_close(dev);
-    dev->quit_cb = NULL;
-    cb(dev->quit_arg, 0, NULL);
-}
-
-static void quit_expired(struct timer *t)
-{
-    struct vblk_dev *dev = container_of(t, struct vblk_dev, quit_timer);
-
-    if (!dev->quit_cb)
-        return;
-    /* What is cancelled now stays recorded: the next service executes it again, behind the fence.
-     */
-    log_line(LOG_WARNING, "vblk", "ctrl %s: %u requests in flight are left to the next service",
-             dev->name, dev->inflight);
-    dev->keeping = true;
-    cancel_all(dev);
-}
-
-static void end_early(struct vblk_dev *dev, controller_cb *cb, void *arg, struct timer *t)
-{
-    controller_cb waiting = *cb;
-    struct err err;
-
-    timer_cancel(t);
-    *cb = NULL;
-    if (!waiting)
-        return;
-    err_set(&err, -ECANCELED, "controller %s is being destroyed", dev->name);
-    waiting(arg, -ECANCELED, &err);
-}
-
-void vblk_dev_quit(struct vblk_dev *dev, controller_cb cb, void *arg)
-{
-    dev->hold |= VBLK_HOLD_QUIT;
-    end_early(dev, &dev->suspend_cb, dev->suspend_arg, &dev->suspend_timer);
-    end_early(dev, &dev->detach_cb, dev->detach_arg, &dev->detach_timer);
-    dev->quit_cb = cb;
-    dev->quit_arg = arg;
-    if (dev->inflight)
-        timer_arm(dev->reactor, &dev->quit_timer, QUIT_DRAIN_MS, quit_expired);
-    dev->settle = true;
-    vblk_dev_settle(dev);
 }
 
 /* ---- reset ---- */
@@ -274,7 +102,7 @@ static void settle_reset(struct vblk_dev *dev)
 {
     void (*done)(void *arg) = dev->reset_done;
 
-    if (!done || dev->inflight)
+    if (!done || dev->base.inflight)
         return;
     for (unsigned i = 0; i < dev->nqueues; i++) {
         struct vblk_queue *q = dev->queue[i];
@@ -299,10 +127,10 @@ static void settle_reset(struct vblk_dev *dev)
         vblk_config_default(dev);
     vblk_queues_remark(dev);
     dev->dropping = false;
-    dev->hold &= ~(uint32_t)(VBLK_HOLD_RESET | VBLK_HOLD_FAILED);
-    atomic_store(&dev->failed, false);
-    atomic_store_explicit(&function_state(dev->f)->svc.status, 0, memory_order_release);
-    atomic_store_explicit(&function_state(dev->f)->svc.device_epoch, dev->reset_epoch,
+    dev->base.hold &= ~(uint32_t)(DEVICE_HOLD_RESET | DEVICE_HOLD_FAILED);
+    atomic_store(&dev->base.failed, false);
+    atomic_store_explicit(&function_state(dev->base.f)->svc.status, 0, memory_order_release);
+    atomic_store_explicit(&function_state(dev->base.f)->svc.device_epoch, dev->reset_epoch,
                           memory_order_release);
     vblk_store_identity(dev); /* the next driver finds us as we are */
     dev->owns_state = true;
@@ -316,7 +144,7 @@ void vblk_dev_reset(struct vblk_dev *dev, enum function_reset why, uint32_t epoc
     void (*older)(void *arg) = dev->reset_done;
     void *older_arg = dev->reset_arg;
 
-    dev->hold |= VBLK_HOLD_RESET;
+    dev->base.hold |= DEVICE_HOLD_RESET;
     dev->dropping = true;
     dev->reset_epoch = epoch;
     /* A client that has gone may come back, with the in-flight area: what is in there is still to
@@ -329,81 +157,115 @@ void vblk_dev_reset(struct vblk_dev *dev, enum function_reset why, uint32_t epoc
         older(older_arg);
     vblk_forget_held(dev, NULL);
     cancel_all(dev);
-    dev->settle = true;
-    vblk_dev_settle(dev);
+    dev->base.settle = true;
+    device_settle(&dev->base);
 }
 
 /* ---- bdev taken away ---- */
 
-static void settle_detach(struct vblk_dev *dev)
+static void settle_bdev(struct vblk_dev *dev)
 {
-    controller_cb cb = dev->detach_cb;
-
-    if (!cb || dev->inflight)
+    if (dev->base.quit.cb)
+        motion_cancel(&dev->base, &dev->detach);
+    if (!dev->detach.cb || dev->base.inflight)
         return;
-    timer_cancel(&dev->detach_timer);
-    dev->detach_cb = NULL;
     vblk_disk_close(dev);
-    dev->hold &= ~(uint32_t)VBLK_HOLD_DETACH;
+    dev->base.hold &= ~(uint32_t)VBLK_HOLD_DETACH;
     vblk_config_put(dev, true);
     vblk_store_identity(dev);
-    vblk_dev_kick(dev);
-    cb(dev->detach_arg, 0, NULL);
+    device_kick(&dev->base);
+    motion_end(&dev->detach, 0, NULL);
 }
 
 static void detach_expired(struct timer *t)
 {
-    struct vblk_dev *dev = container_of(t, struct vblk_dev, detach_timer);
-    controller_cb cb = dev->detach_cb;
+    struct vblk_dev *dev = container_of(t, struct vblk_dev, detach.timer);
     struct err err;
 
-    if (!cb)
-        return;
-    err_set(&err, -ETIMEDOUT,
-            "controller %s: %u requests are still in flight after %d ms; it keeps its bdev and runs on",
-            dev->name, dev->inflight, DETACH_DRAIN_MS);
-    dev->detach_cb = NULL;
-    dev->hold &= ~(uint32_t)VBLK_HOLD_DETACH;
-    vblk_dev_kick(dev);
-    cb(dev->detach_arg, -ETIMEDOUT, &err);
+    err_set(
+        &err, -ETIMEDOUT,
+        "controller %s: %u requests are still in flight after %d ms; it keeps its bdev and runs on",
+        dev->base.name, dev->base.inflight, DETACH_DRAIN_MS);
+    dev->base.hold &= ~(uint32_t)VBLK_HOLD_DETACH;
+    device_kick(&dev->base);
+    motion_end(&dev->detach, -ETIMEDOUT, &err);
 }
 
 void vblk_dev_detach(struct vblk_dev *dev, controller_cb cb, void *arg)
 {
     struct err err;
 
-    if (dev->detach_cb || dev->quit_cb || !dev->disk.channel) {
+    if (dev->detach.cb || dev->base.quit.cb || !dev->disk.channel) {
         err_set(&err, -EBUSY, "controller %s: its bdev is being detached, or it is being destroyed",
-                dev->name);
+                dev->base.name);
         cb(arg, -EBUSY, &err);
         return;
     }
-    dev->hold |= VBLK_HOLD_DETACH;
-    dev->detach_cb = cb;
-    dev->detach_arg = arg;
-    if (dev->inflight)
-        timer_arm(dev->reactor, &dev->detach_timer, DETACH_DRAIN_MS, detach_expired);
-    dev->settle = true;
-    vblk_dev_settle(dev);
+    dev->base.hold |= VBLK_HOLD_DETACH;
+    motion_begin(&dev->base, &dev->detach, cb, arg, dev->base.inflight ? DETACH_DRAIN_MS : 0,
+                 detach_expired);
 }
 
 /* ---- all ---- */
 
-void vblk_dev_settle(struct vblk_dev *dev)
+static void settle(struct device *d)
 {
-    if (dev->settling)
-        return;
-    dev->settling = true;
-    while (dev->settle) {
-        dev->settle = false;
-        settle_memory(dev);
-        settle_reset(dev);
-        settle_detach(dev);
-        for (unsigned i = 0; i < dev->nqueues; i++)
-            if (dev->queue[i])
-                vblk_queue_settle(dev->queue[i]);
-        settle_suspend(dev);
-    }
-    dev->settling = false;
-    settle_quit(dev); /* last: who waits for it may free dev */
+    struct vblk_dev *dev = vblk_dev_of(d);
+
+    settle_reset(dev);
+    settle_bdev(dev);
+    for (unsigned i = 0; i < dev->nqueues; i++)
+        if (dev->queue[i])
+            vblk_queue_settle(dev->queue[i]);
 }
+
+static void go_on(struct device *d)
+{
+    vblk_restart_held(vblk_dev_of(d));
+}
+
+static void cancel(struct device *d)
+{
+    cancel_all(vblk_dev_of(d));
+}
+
+static void post(struct device *d)
+{
+    struct vblk_dev *dev = vblk_dev_of(d);
+
+    for (unsigned i = 0; i < dev->nqueues; i++)
+        if (dev->queue[i] && dev->queue[i]->vq)
+            vblk_queue_post(dev->queue[i]);
+}
+
+static void close_device(struct device *d)
+{
+    struct vblk_dev *dev = vblk_dev_of(d);
+
+    for (unsigned i = 0; i < dev->nqueues; i++) {
+        if (!dev->queue[i])
+            continue;
+        vblk_queue_close(dev->queue[i]); /* what is held stays recorded */
+        dev->queue[i]->stopped = NULL;   /* snap_emu asks the next holder */
+    }
+    timer_cancel(&dev->hold_timer);
+    vblk_disk_close(dev);
+}
+
+static void broken(struct device *d)
+{
+    function_config_changed(d->f, VIRTIO_STATUS_NEEDS_RESET);
+}
+
+const struct device_ops vblk_device_ops = {
+    .room = "vblk",
+    .words = "requests",
+    .resume = resume,
+    .go_on = go_on,
+    .settle = settle,
+    .detach = detach,
+    .cancel = cancel,
+    .post = post,
+    .close = close_device,
+    .broken = broken,
+};

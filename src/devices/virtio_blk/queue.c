@@ -25,17 +25,17 @@ static void shown(struct vblk_queue *q, bool started)
 
 static void count_found(struct vblk_dev *dev, const struct virtq_found *found)
 {
-    vblk_count(&dev->recovery.records, found->records);
-    vblk_count(&dev->recovery.live, found->live);
-    vblk_count(&dev->recovery.intent_stored, found->intent_stored);
-    vblk_count(&dev->recovery.posted, found->posted);
-    vblk_count(&dev->recovery.unpublished, found->unpublished);
-    vblk_count(&dev->recovery.from_area, found->from_area);
+    counter_add(&dev->base.counts.records, found->records);
+    counter_add(&dev->base.counts.live, found->live);
+    counter_add(&dev->base.counts.intent_stored, found->intent_stored);
+    counter_add(&dev->base.counts.posted, found->posted);
+    counter_add(&dev->base.counts.unpublished, found->unpublished);
+    counter_add(&dev->base.counts.from_area, found->from_area);
 }
 
 static struct virtq_inflight area_of(const struct vblk_dev *dev, unsigned index)
 {
-    struct function_inflight area = function_inflight_area(dev->f);
+    struct function_inflight area = function_inflight_area(dev->base.f);
     uint64_t stride = virtq_inflight_stride(area.queue_size);
 
     if (!area.at || index >= area.queues || (index + 1ULL) * stride > area.size_bytes)
@@ -116,7 +116,7 @@ static int open_ring(struct vblk_queue *q, struct err *err)
     bool adopted = atomic_load(&o.st->start) == q->cfg.start;
     int rc;
 
-    snprintf(name, sizeof(name), "%s queue %u", dev->name, q->cfg.index);
+    snprintf(name, sizeof(name), "%s queue %u", dev->base.name, q->cfg.index);
     if (q->cfg.size > dev->o.queue_size)
         return err_set(err, -EINVAL, "%s: size %u, queue_size is %u", name, q->cfg.size,
                        dev->o.queue_size);
@@ -139,12 +139,12 @@ static int open_ring(struct vblk_queue *q, struct err *err)
     count_found(dev, &found);
     q->adopted = adopted || found.live > 0;
     if (adopted)
-        atomic_store(&dev->recovery.adopted, 1);
+        atomic_store(&dev->base.counts.adopted, 1);
     if (found.records)
         log_line(LOG_INFO, "vblk",
                  "ctrl %s: queue %u: %u records: %u live, %u intent stored, %u posted, "
                  "%u unpublished, %u from the in-flight area",
-                 dev->name, q->cfg.index, found.records, found.live, found.intent_stored,
+                 dev->base.name, q->cfg.index, found.records, found.live, found.intent_stored,
                  found.posted, found.unpublished, found.from_area);
     return 0;
 }
@@ -202,9 +202,9 @@ static void needs_reset(struct vblk_queue *q, const char *why)
     if (q->told_broken)
         return;
     q->told_broken = true;
-    log_limited(&limit, LOG_WARNING, "vblk", "ctrl %s: queue %u is stopped: %s", q->dev->name,
+    log_limited(&limit, LOG_WARNING, "vblk", "ctrl %s: queue %u is stopped: %s", q->dev->base.name,
                 q->cfg.index, why);
-    function_config_changed(q->dev->f, VIRTIO_STATUS_NEEDS_RESET);
+    function_config_changed(q->dev->base.f, VIRTIO_STATUS_NEEDS_RESET);
 }
 
 static void start_ring(struct vblk_queue *q)
@@ -245,8 +245,8 @@ void vblk_queue_changed(struct vblk_dev *dev, const struct function_queue *cfg,
         q->stopped = stopped;
         q->stopped_arg = arg;
     }
-    dev->settle = true;
-    vblk_dev_kick(dev);
+    dev->base.settle = true;
+    device_kick(&dev->base);
 }
 
 void vblk_queue_settle(struct vblk_queue *q)
@@ -256,7 +256,8 @@ void vblk_queue_settle(struct vblk_queue *q)
     uint32_t base = q->cfg.base;
 
     /* Chains of the last service are executed and answered first. */
-    if (!stopped || (dev->hold & (VBLK_HOLD_RESET | VBLK_HOLD_QUIT | VBLK_HOLD_FAILED)) ||
+    if (!stopped ||
+        (dev->base.hold & (DEVICE_HOLD_RESET | DEVICE_HOLD_QUIT | DEVICE_HOLD_FAILED)) ||
         q->adopted)
         return;
     if (q->vq) {
@@ -278,7 +279,7 @@ void vblk_queue_settle(struct vblk_queue *q)
 
 bool vblk_queue_held(const struct vblk_queue *q)
 {
-    return q->dev->hold || !q->vq || !q->cfg.run || q->stopped || q->adopted;
+    return q->dev->base.hold || !q->vq || !q->cfg.run || q->stopped || q->adopted;
 }
 
 static void look_if_broken(struct vblk_queue *q)
@@ -310,8 +311,8 @@ void vblk_queue_post(struct vblk_queue *q)
     if (q->adopted || !virtq_has_done(q->vq))
         return;
     if (virtq_post(q->vq)) {
-        function_irq(q->dev->f, q->cfg.index);
-        vblk_count(&q->dev->interrupts, 1);
+        function_irq(q->dev->base.f, q->cfg.index);
+        counter_add(&q->dev->base.counts.interrupts, 1);
     }
 }
 
@@ -327,7 +328,7 @@ static void restart_one(struct vblk_queue *q, unsigned slot)
         log_line(LOG_ERROR, "vblk",
                  "ctrl %s: chain at descriptor %u of queue %u was started in %u services that "
                  "crashed: ended with an I/O error",
-                 dev->name, virtq_head(q->vq, slot), q->cfg.index, virtq_starts(q->vq, slot));
+                 dev->base.name, virtq_head(q->vq, slot), q->cfg.index, virtq_starts(q->vq, slot));
         vblk_req_fail(q, slot);
         return;
     }
@@ -340,7 +341,7 @@ void vblk_queue_restart(struct vblk_queue *q)
     unsigned n;
 
     if (!slots) {
-        vblk_dev_fail(q->dev, "out of memory");
+        device_fail(&q->dev->base, "out of memory");
         return;
     }
     n = virtq_live(q->vq, slots, q->cfg.size);

@@ -125,7 +125,7 @@ static void finish(struct vblk_req *req, uint8_t status)
     uint64_t len = in ? req->io.writable_bytes : 1;
 
     if (unlikely(status != VIRTIO_BLK_S_OK))
-        vblk_count(&q->dev->stats[q->cfg.index].errors, 1);
+        counter_add(&q->dev->stats[q->cfg.index].errors, 1);
     *req->io.last = status;
     virtq_done(q->vq, req->slot, (uint32_t)MIN(len, (uint64_t)UINT32_MAX));
     release(req);
@@ -136,7 +136,7 @@ static void hold_expired(struct timer *t)
     struct vblk_dev *dev = container_of(t, struct vblk_dev, hold_timer);
 
     vblk_restart_held(dev);
-    vblk_dev_kick(dev);
+    device_kick(&dev->base);
 }
 
 static void hold(struct vblk_req *req)
@@ -152,9 +152,9 @@ static void hold(struct vblk_req *req)
         dev->held = req;
     dev->held_last = req;
     dev->nheld++;
-    vblk_count(&dev->memory_parked, 1);
+    counter_add(&dev->base.counts.memory_parked, 1);
     if (!dev->hold_timer.armed)
-        timer_arm(dev->reactor, &dev->hold_timer, VBLK_REMAP_US / 1000 + 10, hold_expired);
+        timer_arm(dev->base.reactor, &dev->hold_timer, VBLK_REMAP_US / 1000 + 10, hold_expired);
 }
 
 /* ---- with the bdev ---- */
@@ -167,24 +167,23 @@ static void ended(struct vblk_req *req, int rc)
     struct vblk_dev *dev = q->dev;
 
     q->pending--;
-    dev->inflight--;
+    dev->base.inflight--;
     req->state = VBLK_REQ_ACTIVE;
-    vblk_dev_kick(dev);
-    if (unlikely(dev->suspend_cb || dev->quit_cb || dev->detach_cb || dev->dropping || q->stopped ||
-                 !list_empty(&dev->detaching)))
-        dev->settle = true;
+    device_kick(&dev->base);
+    if (unlikely(device_drains(&dev->base) || dev->detach.cb || dev->dropping || q->stopped))
+        dev->base.settle = true;
     if (unlikely(dev->dropping)) {
         release(req);
         return;
     }
-    if (unlikely(rc == -ECANCELED && dev->keeping)) {
+    if (unlikely(rc == -ECANCELED && dev->base.keeping)) {
         /* The record stays: it is the next service's. Nothing has died of it. */
         virtq_set_starts(q->vq, req->slot, (uint8_t)(virtq_starts(q->vq, req->slot) - 1));
         release(req);
         return;
     }
     if (unlikely(req->detach != VBLK_ATTACHED || req->last_away)) {
-        dev->remap_until_us = reactor_now_us(dev->reactor) + VBLK_REMAP_US;
+        dev->remap_until_us = reactor_now_us(dev->base.reactor) + VBLK_REMAP_US;
         hold(req); /* its status byte may be away */
         return;
     }
@@ -217,7 +216,7 @@ static uint8_t submit(struct vblk_req *req)
         return status_of(rc);
     req->state = VBLK_REQ_PENDING;
     req->q->pending++;
-    dev->inflight++;
+    dev->base.inflight++;
     return PENDING;
 }
 
@@ -251,8 +250,8 @@ static uint8_t start_rw(struct vblk_req *req, uint64_t sector, bool write)
         return VIRTIO_BLK_S_IOERR;
     if (unlikely(write && (dev->o.read_only || dev->disk.read_only)))
         return VIRTIO_BLK_S_IOERR;
-    vblk_count(write ? &dev->stats[req->q->cfg.index].writes : &dev->stats[req->q->cfg.index].reads,
-               1);
+    counter_add(
+        write ? &dev->stats[req->q->cfg.index].writes : &dev->stats[req->q->cfg.index].reads, 1);
     if (unlikely(bytes == 0))
         return VIRTIO_BLK_S_OK;
     if (write) {
@@ -278,7 +277,7 @@ static uint8_t start_flush(struct vblk_req *req)
 
     if (!(req->q->cfg.features & VIRTIO_BLK_F_FLUSH))
         return VIRTIO_BLK_S_UNSUPP;
-    vblk_count(&dev->stats[req->q->cfg.index].flushes, 1);
+    counter_add(&dev->stats[req->q->cfg.index].flushes, 1);
     if (!dev->disk.channel)
         return VIRTIO_BLK_S_IOERR;
     if (!dev->disk.write_cache)
@@ -371,9 +370,9 @@ static uint8_t start_ranges(struct vblk_req *req)
     if (bytes == 0 || bytes % sizeof(ranges[0]) || bytes > sizeof(ranges) || !dev->disk.channel ||
         req->io.writable_bytes != 1 || dev->o.read_only || dev->disk.read_only)
         return VIRTIO_BLK_S_IOERR;
-    vblk_count(zeroes(req) ? &dev->stats[req->q->cfg.index].write_zeroes
-                           : &dev->stats[req->q->cfg.index].discards,
-               1);
+    counter_add(zeroes(req) ? &dev->stats[req->q->cfg.index].write_zeroes
+                            : &dev->stats[req->q->cfg.index].discards,
+                1);
     copy_out(&req->io, sizeof(struct virtio_blk_req_head), ranges, (size_t)bytes);
     for (uint32_t i = 0; i < n; i++) {
         uint8_t status = check_range(req, &ranges[i]);
@@ -429,12 +428,12 @@ static void refuse(struct vblk_req *req, int rc)
     struct vblk_queue *q = req->q;
     struct vblk_dev *dev = q->dev;
 
-    if (rc == -EFAULT && reactor_now_us(dev->reactor) < dev->remap_until_us) {
+    if (rc == -EFAULT && reactor_now_us(dev->base.reactor) < dev->remap_until_us) {
         hold(req); /* the host is moving its memory about: it may be back in a moment */
         return;
     }
     log_limited(&limit, LOG_WARNING, "vblk", "ctrl %s: queue %u: chain at descriptor %u: %s",
-                dev->name, q->cfg.index, virtq_head(q->vq, req->slot),
+                dev->base.name, q->cfg.index, virtq_head(q->vq, req->slot),
                 rc == -EFAULT   ? "not in guest memory"
                 : rc == -E2BIG  ? "too many segments"
                 : rc == -ENOMEM ? "out of memory"
@@ -462,7 +461,7 @@ static void start(struct vblk_req *req)
         return;
     }
     if (unlikely(!req->io.last)) { /* no status byte: it goes back as it came */
-        vblk_count(&req->q->dev->stats[req->q->cfg.index].errors, 1);
+        counter_add(&req->q->dev->stats[req->q->cfg.index].errors, 1);
         virtq_done(req->q->vq, req->slot, 0);
         release(req);
         return;
@@ -511,7 +510,7 @@ void vblk_restart_held(struct vblk_dev *dev)
     unsigned n = dev->nheld;
 
     /* Whoever drains is waiting for these as well: only what forbids execution keeps them. */
-    if (dev->hold & (VBLK_HOLD_RESET | VBLK_HOLD_QUIT | VBLK_HOLD_FAILED))
+    if (dev->base.hold & (DEVICE_HOLD_RESET | DEVICE_HOLD_QUIT | DEVICE_HOLD_FAILED))
         return;
     timer_cancel(&dev->hold_timer);
     dev->held = dev->held_last = NULL;
@@ -522,7 +521,7 @@ void vblk_restart_held(struct vblk_dev *dev)
         start(req);
         req = next;
     }
-    dev->settle = true;
+    dev->base.settle = true;
 }
 
 void vblk_forget_held(struct vblk_dev *dev, const struct vblk_queue *q)

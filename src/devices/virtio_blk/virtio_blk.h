@@ -20,22 +20,18 @@ enum {
 };
 
 struct vblk_ctrl_opts {
-    struct controllers *set;
-    const char *ctrl_id;
-    struct link_client *link;
-    unsigned function; /* index in the link's table */
-    struct reactor *reactor;
+    struct controller_opts base;
     struct bdev *bdev;   /* NULL: none; capacity 0 */
     const char *vblk_id; /* serial number, up to 20 bytes; NULL: the end of the vuid */
     uint32_t num_queues; /* 0: as many as the function has vectors for, less one */
     uint32_t queue_size; /* largest ring accepted; 0: 256 */
     uint32_t seg_max;    /* 0: queue_size - 2 */
     uint32_t size_max;   /* bytes of a segment; 0: no limit, not offered */
-    bool read_only, indirect_desc, suspended;
+    bool read_only, indirect_desc;
 };
 
-/* The controller is in opts->set from the return of this call on, and gone again when created comes
- * with an error. created runs once, never inside. -EINVAL names the value and the limit. */
+/* The controller is in opts->base.set from the return of this call on, and gone again when created
+ * comes with an error. created runs once, never inside. -EINVAL names the value and the limit. */
 int vblk_ctrl_create(const struct vblk_ctrl_opts *opts, struct vblk_ctrl **ret,
                      controller_cb created, void *arg, struct err *err);
 struct controller *vblk_ctrl_base(struct vblk_ctrl *ctrl);
@@ -48,20 +44,15 @@ void vblk_ctrl_attach(struct vblk_ctrl *ctrl, struct bdev *bdev, const char *vbl
  * they did not within 2 s, the controller runs on as before. */
 void vblk_ctrl_detach(struct vblk_ctrl *ctrl, controller_cb done, void *arg);
 
+/* What the kind knows; controller/ tells state and function. */
 struct vblk_ctrl_info {
-    const char *ctrl_id, *state, *vblk_id;
-    const struct link_function_info *function;
+    const char *ctrl_id, *vblk_id;
     struct bdev *bdev; /* NULL: none */
     uint32_t num_queues, queue_size, seg_max, size_max;
     bool read_only, indirect_desc;
-    /* Of the newest adoption: records found, by phase. */
-    struct {
-        uint64_t adopted, records, live, intent_stored, posted, unpublished, from_area;
-    } recovery;
-    uint64_t interrupts, memory_parked;
-    uint32_t in_flight;
+    const struct device_counts *counts; /* valid while the controller is */
 };
-struct vblk_ctrl_info vblk_ctrl_get_info(struct vblk_ctrl *ctrl);
+struct vblk_ctrl_info vblk_ctrl_get_info(const struct vblk_ctrl *ctrl);
 
 struct vblk_queue_stats {
     uint64_t reads, writes, flushes, discards, write_zeroes, errors;

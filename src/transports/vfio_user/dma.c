@@ -162,7 +162,7 @@ const struct dma_range *dma_add(struct dma_table *t, const struct vfio_user_dma_
     memmove(range + 1, range, (t->count - at) * sizeof(*range));
     t->count++;
     *range = (struct dma_range){
-        .dma = {.id = t->next_id++,
+        .dma = {.id = t->next_id,
                 .prot = (m->flags & VFIO_USER_DMA_F_READ ? GUEST_READ : 0) |
                         (m->flags & VFIO_USER_DMA_F_WRITE ? GUEST_WRITE : 0),
                 .iova = m->iova,
@@ -171,6 +171,7 @@ const struct dma_range *dma_add(struct dma_table *t, const struct vfio_user_dma_
                 .fd = file ? file->fd : -1},
         .file = file,
     };
+    t->next_id = t->next_id == UINT32_MAX ? 1 : t->next_id + 1; /* 0 means all */
     *rc = 0;
     return range;
 }

@@ -6,16 +6,13 @@
 
 #include "base/list.h"
 #include "spec/vfio_user.h"
+#include "transports/stream/stream.h"
 #include "transports/vfio_user/vfio_user.h"
 
 enum {
-    MESSAGES_PER_TURN = 64,
     MESSAGE_BYTES = 16384, /* longer ones are skipped and refused: nothing we serve needs them */
     REPLY_BYTES = 16384,
-    FDS_RECEIVED = 253, /* what one sendmsg can carry; all are taken so that all can be closed */
-    STALL_MS = 5000,    /* half a message, no VERSION, a reply the client does not fetch */
-    WAIT_MS = 3000,     /* unmap and reset */
-    REFUSALS = 4,       /* surplus clients being told so */
+    REFUSALS = 4, /* surplus clients being told so */
     REFUSAL_MS = 1000,
     DMA_MAX = 4096,      /* ranges per client */
     DMA_MAX_FILES = 256, /* different files behind them */
@@ -74,41 +71,17 @@ int irq_set(struct irq_table *t, struct pci_function *pci, const struct vfio_use
 struct message {
     struct vfio_user_header h;
     uint8_t payload[MESSAGE_BYTES];
-    uint32_t len; /* of the payload */
-    int fds[FDS_RECEIVED];
-    unsigned nfds;
+    uint32_t len; /* of the payload; one that was skipped is longer than any rule allows */
 };
 
 struct reply {
+    struct vfio_user_header h;
     uint8_t payload[REPLY_BYTES];
     uint32_t len;
     int fd; /* not closed; -1: none */
 };
 
 enum session_wait { WAIT_NOTHING, WAIT_UNMAP, WAIT_RESET, WAIT_CONFIG };
-
-struct session {
-    struct vfio_user *vu;
-    int fd; /* -1: no client */
-    struct watch watch;
-    bool agreed;  /* VERSION is done */
-    bool closing; /* close when the replies are out */
-    /* input */
-    struct message msg;
-    uint32_t have; /* bytes of header and payload read */
-    uint32_t skip; /* bytes of a too long message still to drop */
-    bool too_long;
-    struct timer stall;
-    /* a message whose reply waits; msg holds it */
-    enum session_wait wait;
-    struct timer wait_timer;
-    struct reply reply;
-    /* output: at most one reply that did not fit the socket; reading stops until it is out */
-    uint8_t out[sizeof(struct vfio_user_header) + REPLY_BYTES];
-    uint32_t out_from, out_to;
-    int out_fd; /* rides with the first byte; -1: none, or sent */
-    struct timer out_timer;
-};
 
 struct refusal {
     struct vfio_user *vu;
@@ -119,29 +92,23 @@ struct refusal {
 
 struct vfio_user {
     struct vfio_user_opts o;
-    char *name, *path;
-    int listen_fd;
-    struct watch listen_watch;
-    bool listening;
+    struct stream stream; /* agreed: VERSION is done; wait: enum session_wait */
+    struct message msg;
+    struct reply reply;
     bool hidden, mapped;
-    bool draining, draining_reset; /* the last client's memory and state are being taken away */
+    bool draining_reset; /* the last client's state is being taken away */
     struct dma_table dma;
     struct irq_table irqs;
-    struct session *session; /* one, for ever; fd -1 when there is no client */
     struct refusal refusals[REFUSALS];
 };
 
-void session_open(struct vfio_user *vu, int fd);
-void session_close(struct vfio_user *vu, const char *why);
-void session_free(struct vfio_user *vu);
+extern const struct stream_protocol session_protocol;
 /* Finishes the waiting message. rc: 0 or -errno. */
 void session_finish(struct vfio_user *vu, int rc);
 
 /* ---- message.c ---- */
 
-enum { MESSAGE_LATER = 1 };
-/* Handles vu->session->msg, fills vu->session->reply. 0, MESSAGE_LATER, or -errno for an error
- * reply. */
+/* Handles vu->msg, fills vu->reply. 0, STREAM_LATER, or -errno for an error reply. */
 int message_handle(struct vfio_user *vu);
 
 /* ---- version.c ---- */
@@ -153,8 +120,10 @@ int region_read(struct vfio_user *vu, const struct message *m, struct reply *r);
 int region_write(struct vfio_user *vu, const struct message *m, struct reply *r);
 int region_write_multi(struct vfio_user *vu, const struct message *m, struct reply *r);
 
-/* ---- listener.c ---- */
-/* Goes on with taking the last client's things away; when all is over, the next one may come. */
-void listener_drain(struct vfio_user *vu);
+/* ---- refusal.c ---- */
+void refusal_init(struct vfio_user *vu);
+/* A second client is told, and sent away, while the first one goes on. fd is taken over. */
+void refusal_begin(struct vfio_user *vu, int fd);
+void refusal_end_all(struct vfio_user *vu);
 
 #endif

@@ -11,7 +11,7 @@
 
 static int dma_map(struct vfio_user *vu, const struct message *m, struct reply *r)
 {
-    int none = -1, rc, *fd = m->nfds ? &vu->session->msg.fds[0] : &none;
+    int none = -1, rc, *fd = vu->stream.nfds ? &vu->stream.fds[0] : &none;
     struct vfio_user_dma_map map;
     const struct dma_range *range;
 
@@ -56,8 +56,8 @@ static int dma_unmap(struct vfio_user *vu, const struct message *m, struct reply
     r->len = sizeof(u);
     if (rc == 0)
         return 0;
-    vu->session->wait = WAIT_UNMAP;
-    return MESSAGE_LATER;
+    vu->stream.wait = WAIT_UNMAP;
+    return STREAM_LATER;
 }
 
 static int device_info(struct vfio_user *vu, const struct message *m, struct reply *r)
@@ -107,7 +107,7 @@ static int set_irqs(struct vfio_user *vu, const struct message *m, struct reply 
     if (set.argsz < sizeof(set))
         return -EINVAL;
     rc = irq_set(&vu->irqs, vu->o.pci, &set, m->payload + sizeof(set), m->len - sizeof(set),
-                 vu->session->msg.fds, m->nfds, &start, &count);
+                 vu->stream.fds, vu->stream.nfds, &start, &count);
     if (rc == 0 && count > 0)
         vu->o.ops->irqs_changed(vu->o.dev, start, count);
     return rc;
@@ -119,8 +119,8 @@ static int device_reset(struct vfio_user *vu, const struct message *m, struct re
     (void)r;
     if (vu->o.ops->reset(vu->o.dev) == VFIO_USER_DONE)
         return 0;
-    vu->session->wait = WAIT_RESET;
-    return MESSAGE_LATER;
+    vu->stream.wait = WAIT_RESET;
+    return STREAM_LATER;
 }
 
 /* No feature, migration included. */
@@ -134,7 +134,7 @@ static int device_feature(struct vfio_user *vu, const struct message *m, struct 
 
 struct message_rule {
     const char *name;
-    uint32_t min, max; /* bytes of payload */
+    uint32_t min, max; /* bytes of payload; max: up to MESSAGE_BYTES */
     unsigned max_fds;
     int (*handle)(struct vfio_user *vu, const struct message *m, struct reply *r);
 };
@@ -174,8 +174,8 @@ static const struct message_rule rules[VFIO_USER_COMMANDS] = {
 int message_handle(struct vfio_user *vu)
 {
     static struct log_limit limit;
-    struct session *s = vu->session;
-    const struct message *m = &s->msg;
+    struct stream *s = &vu->stream;
+    const struct message *m = &vu->msg;
     const struct message_rule *rule;
     int rc;
 
@@ -186,14 +186,14 @@ int message_handle(struct vfio_user *vu)
     rule = m->h.command < VFIO_USER_COMMANDS ? &rules[m->h.command] : NULL;
     if (!rule || !rule->handle)
         return -ENOTSUP;
-    if (s->too_long || m->len < rule->min || m->len > rule->max || m->nfds > rule->max_fds) {
+    if (m->len < rule->min || m->len > rule->max || s->nfds > rule->max_fds) {
         s->closing = s->closing || !s->agreed;
         rc = -EINVAL;
     } else {
-        rc = rule->handle(vu, m, &s->reply);
+        rc = rule->handle(vu, m, &vu->reply);
     }
     if (rc < 0)
         log_limited(&limit, LOG_DEBUG, "vfio-user", "%s: %s (%u bytes, %u descriptors): %s",
-                    vu->name, rule->name, m->len, m->nfds, strerror(-rc));
+                    s->name, rule->name, m->len, s->nfds, strerror(-rc));
     return rc;
 }

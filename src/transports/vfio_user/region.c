@@ -89,7 +89,7 @@ int region_read(struct vfio_user *vu, const struct message *m, struct reply *r)
     return 0;
 }
 
-/* 0, MESSAGE_LATER (for the reply) or -errno. */
+/* 0, STREAM_LATER (for the reply) or -errno. */
 static int write_one(struct vfio_user *vu, const struct vfio_user_region_access *a,
                      const void *data)
 {
@@ -103,8 +103,8 @@ static int write_one(struct vfio_user *vu, const struct vfio_user_region_access 
     if (a->region == VFIO_PCI_CONFIG) {
         events = pci_config_write(vu->o.pci, a->offset, data, a->count);
         if (events && vu->o.ops->config_written(vu->o.dev, events) == VFIO_USER_LATER) {
-            vu->session->wait = WAIT_CONFIG;
-            return MESSAGE_LATER;
+            vu->stream.wait = WAIT_CONFIG;
+            return STREAM_LATER;
         }
     } else if (a->region == vu->o.msix_bar) {
         pci_msix_write(vu->o.pci, a->offset, data, a->count);
@@ -148,7 +148,7 @@ int region_write_multi(struct vfio_user *vu, const struct message *m, struct rep
     }
     memcpy(r->payload, &head, sizeof(head));
     r->len = sizeof(head);
-    if (vu->session->wait != WAIT_NOTHING)
-        return MESSAGE_LATER;
+    if (vu->stream.wait != WAIT_NOTHING)
+        return STREAM_LATER;
     return worst;
 }

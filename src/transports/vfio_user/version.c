@@ -47,9 +47,9 @@ int version_handle(struct vfio_user *vu, const struct message *m, struct reply *
     struct vfio_user_version v;
     int n;
 
-    if (vu->session->agreed)
+    if (vu->stream.agreed)
         return -EINVAL;
-    vu->session->closing = true; /* unless all is well */
+    vu->stream.closing = true; /* unless all is well */
     memcpy(&v, m->payload, sizeof(v));
     if (v.major != 0)
         return -EINVAL;
@@ -57,8 +57,8 @@ int version_handle(struct vfio_user *vu, const struct message *m, struct reply *
         return -EINVAL;
     if (json && read_capabilities(text, strlen(text), &wants_mapping) < 0)
         return -EINVAL;
-    vu->session->closing = false;
-    vu->session->agreed = true;
+    vu->stream.closing = false;
+    vu->stream.agreed = true;
     vu->mapped = vu->o.mapping == VFIO_USER_MAP_ALWAYS ||
                  (vu->o.mapping == VFIO_USER_MAP_AUTO && wants_mapping);
     v.minor = MIN(v.minor, OUR_MINOR);

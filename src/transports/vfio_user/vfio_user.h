@@ -82,9 +82,8 @@ void vfio_user_hide(struct vfio_user *vu, bool hidden);
 
 /* The end of what was answered with LATER. */
 void vfio_user_reset_done(struct vfio_user *vu);
+/* id 0: of all ranges, nobody is there any more who could use memory. */
 void vfio_user_dma_detached(struct vfio_user *vu, uint32_t id);
-void vfio_user_dma_detached_all(
-    struct vfio_user *vu); /* nobody is there any more who could use memory */
 
 /* All ranges with memory that are not being removed, in no order. */
 void vfio_user_dma_for_each(struct vfio_user *vu,

@@ -48,13 +48,13 @@ static int send_pending(struct backend_channel *c)
 /* What the client says here answers nothing we have asked. */
 static int drop_input(struct backend_channel *c)
 {
-    int fds[FDS_RECEIVED];
+    int fds[STREAM_FDS];
     char scratch[4096];
     unsigned nfds;
     ssize_t n = 1;
 
     for (unsigned i = 0; i < READS_PER_TURN && n > 0; i++) {
-        n = fd_recv(c->fd, scratch, sizeof(scratch), fds, FDS_RECEIVED, &nfds);
+        n = fd_recv(c->fd, scratch, sizeof(scratch), fds, STREAM_FDS, &nfds);
         for (unsigned k = 0; n >= 0 && k < nfds; k++)
             close(fds[k]);
     }
@@ -78,19 +78,20 @@ static void ready(struct watch *w, uint32_t events)
 
 int channel_set(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
 {
+    int rc, *fd = &vh->stream.fds[0];
     struct stat st;
-    int rc;
 
+    (void)m;
     (void)r;
-    if (m->nfds != 1 || fstat(m->fds[0], &st) < 0 || !S_ISSOCK(st.st_mode) ||
-        fd_nonblock(m->fds[0]) < 0)
+    if (vh->stream.nfds != 1 || fstat(*fd, &st) < 0 || !S_ISSOCK(st.st_mode) ||
+        fd_nonblock(*fd) < 0)
         return err_set(err, -EINVAL, "the back-end channel is not a socket");
     channel_close(vh);
-    rc = watch_add(vh->o.reactor, &vh->channel.watch, m->fds[0], EPOLLIN, ready);
+    rc = watch_add(vh->o.reactor, &vh->channel.watch, *fd, EPOLLIN, ready);
     if (rc < 0)
         return err_set(err, rc, "back-end channel: the descriptor cannot be watched");
-    vh->channel.fd = m->fds[0];
-    m->fds[0] = -1;
+    vh->channel.fd = *fd;
+    *fd = -1;
     return 0;
 }
 

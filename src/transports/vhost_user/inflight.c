@@ -83,15 +83,15 @@ static int check_file(const struct vhost_user_inflight *a, int fd, struct err *e
 int inflight_set(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
 {
     struct vhost_user_inflight a = {0};
-    int rc;
+    int rc, *fd = &vh->stream.fds[0];
 
     (void)r;
     memcpy(&a, m->payload, VHOST_USER_INFLIGHT_BYTES);
-    if (m->nfds != 1)
+    if (vh->stream.nfds != 1)
         return err_set(err, -EINVAL, "in-flight area: no descriptor");
     rc = check_queues(vh, &a, err);
     if (rc == 0)
-        rc = check_file(&a, m->fds[0], err);
+        rc = check_file(&a, *fd, err);
     if (rc < 0)
         return rc;
     inflight_clear(vh);
@@ -101,9 +101,9 @@ int inflight_set(struct vhost_user *vh, struct message *m, struct reply *r, stru
         .fd_offset = a.mmap_offset,
         .queues = a.num_queues,
         .queue_size = a.queue_size,
-        .fd = m->fds[0],
+        .fd = *fd,
     };
-    m->fds[0] = -1;
+    *fd = -1;
     vh->o.ops->inflight_set(vh->o.dev);
     return 0;
 }

@@ -73,15 +73,15 @@ static int set(struct test *t, int file, uint64_t size, uint64_t offset, uint16_
                uint16_t queue_size)
 {
     struct vhost_user_inflight a = {size, offset, queues, queue_size, 0};
-    int rc;
+    int rc, *fd = &t->vh.stream.fds[0];
 
     memcpy(t->m.payload, &a, sizeof(a));
     t->m.h.size = VHOST_USER_INFLIGHT_BYTES;
-    t->m.nfds = file >= 0;
-    t->m.fds[0] = file >= 0 ? dup(file) : -1;
+    t->vh.stream.nfds = file >= 0;
+    *fd = file >= 0 ? dup(file) : -1;
     rc = inflight_set(&t->vh, &t->m, &t->r, &t->err);
-    assert_int_equal(t->m.fds[0] < 0, rc == 0 || file < 0);
-    fd_close(&t->m.fds[0]);
+    assert_int_equal(*fd < 0, rc == 0 || file < 0);
+    fd_close(fd);
     return rc;
 }
 

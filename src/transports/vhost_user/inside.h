@@ -5,18 +5,15 @@
 #define VHOST_USER_INSIDE_H
 
 #include "spec/vhost_user.h"
+#include "transports/stream/stream.h"
 #include "transports/vhost_user/vhost_user.h"
 
 #include <sys/types.h>
 
 enum {
-    MESSAGES_PER_TURN = 64,
     PAYLOAD_BYTES = 4096, /* a longer one ends the connection: nothing that exists is */
     REPLY_BYTES = 512,
-    FDS_RECEIVED = 253, /* what one sendmsg can carry; all are taken so that all can be closed */
-    STALL_MS = 5000,    /* half a message, no message at all, a reply the client does not fetch */
-    WAIT_MS = 3000,     /* memory removal, reset, stop of a ring */
-    MEM_SLOTS = 128,    /* constant: a limit that shrinks breaks clients that reconnect */
+    MEM_SLOTS = 128, /* constant: a limit that shrinks breaks clients that reconnect */
 };
 
 /* ---- mem_table.c ---- */
@@ -67,7 +64,7 @@ struct vring {
     uint64_t desc_user, driver_user, device_user;
     uint64_t desc_gpa, driver_gpa, device_gpa;
     int kick_fd, call_fd, err_fd;
-    bool addressed, enabled, started, stopping;
+    bool addressed, enabled, started, stopping, pausing;
     uint32_t start;
 };
 
@@ -76,11 +73,10 @@ struct vring {
 struct message {
     struct vhost_user_header h;
     uint8_t payload[PAYLOAD_BYTES];
-    int fds[FDS_RECEIVED]; /* a handler that keeps one sets it to -1 */
-    unsigned nfds;
 };
 
 struct reply {
+    struct vhost_user_header h;
     uint8_t payload[REPLY_BYTES];
     uint32_t len;
     int fd; /* goes with it and is closed then; -1: none */
@@ -90,29 +86,9 @@ enum session_wait {
     WAIT_NOTHING,
     WAIT_MEM,
     WAIT_BASE,
+    WAIT_PAUSE,
     WAIT_STOP, /* rings stop, one by one, before a reset */
     WAIT_RESET,
-};
-
-struct session {
-    struct vhost_user *vh;
-    int fd; /* -1: no client */
-    struct watch watch;
-    bool agreed;  /* its first message has been handled */
-    bool closing; /* close when the replies are out */
-    /* input */
-    struct message msg;
-    uint32_t have; /* bytes of header and payload read */
-    struct timer stall;
-    /* a message whose answer waits; msg holds it */
-    enum session_wait wait;
-    struct timer wait_timer;
-    struct reply reply;
-    /* output: at most one reply that did not fit the socket; reading stops until it is out */
-    uint8_t out[sizeof(struct vhost_user_header) + REPLY_BYTES];
-    uint32_t out_from, out_to;
-    int out_fd; /* rides with the first byte */
-    struct timer out_timer;
 };
 
 /* The channel on which we talk to the client unasked. */
@@ -125,15 +101,12 @@ struct backend_channel {
 
 struct vhost_user {
     struct vhost_user_opts o;
-    char *name, *path;
-    int listen_fd;
-    struct watch listen_watch;
-    bool listening;
-    bool draining;  /* the last client's memory and state are being taken away */
+    struct stream stream; /* agreed: its first message is there; wait: enum session_wait */
+    struct message msg;
+    struct reply reply;
     bool resetting; /* the owner has not finished a reset: no ring may start */
     uint32_t starts;
     struct mem_table mem;
-    struct session *session; /* one, for ever; fd -1 when there is no client */
     /* what the client has set */
     uint64_t features, protocol_features;
     bool features_refused; /* the client believes in features the device does not have */
@@ -146,21 +119,17 @@ struct vhost_user {
 
 struct vhost_user_limits limits_now(const struct vhost_user *vh);
 
-void vh_session_open(struct vhost_user *vh, int fd);
-void vh_session_close(struct vhost_user *vh, const char *why);
-void vh_session_free(struct vhost_user *vh);
+extern const struct stream_protocol vh_session_protocol;
 /* What the waiting message waited for is there (0), or not (-errno): finishes it, or it waits for
  * the next thing; the deadline is one for all. */
 void vh_session_finish(struct vhost_user *vh, int rc);
 
 /* ---- message.c ---- */
 
-enum { MESSAGE_LATER = 1 };
-
 typedef int (*message_fn)(struct vhost_user *vh, struct message *m, struct reply *r,
                           struct err *err);
 
-/* Handles vh->session->msg, fills vh->session->reply. 0, MESSAGE_LATER, or -errno. */
+/* Handles vh->msg, fills vh->reply. 0, STREAM_LATER, or -errno. */
 int vh_message_handle(struct vhost_user *vh);
 /* Goes on with the message that has waited. The same return values. */
 int vh_message_resume(struct vhost_user *vh, enum session_wait waited, int rc);
@@ -179,7 +148,8 @@ int vring_set_call(struct vhost_user *vh, struct message *m, struct reply *r, st
 int vring_set_err(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err);
 int vring_set_enable(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err);
 bool vring_any_started(const struct vhost_user *vh);
-/* Stops all rings. False: one of them is being drained, vhost_user_queue_stopped() ends the wait. */
+/* Stops all rings. False: one of them is being drained, vhost_user_queue_stopped() ends the wait.
+ */
 bool vring_stop_all(struct vhost_user *vh);
 void vring_init_all(struct vhost_user *vh);
 /* Stops and empties all rings without asking anybody. all: also their call and error eventfds and
@@ -197,9 +167,5 @@ void inflight_forget(struct vhost_user *vh);
 int channel_set(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err);
 void channel_config_changed(struct vhost_user *vh);
 void channel_close(struct vhost_user *vh);
-
-/* ---- listener.c ---- */
-/* Goes on with taking the last client's things away; when all is over, the next one may come. */
-void vh_listener_drain(struct vhost_user *vh);
 
 #endif

@@ -140,16 +140,16 @@ static int add_mem_reg(struct vhost_user *vh, struct message *m, struct reply *r
 
     (void)r;
     memcpy(&one, m->payload, sizeof(one));
-    if (m->nfds != 1)
+    if (vh->stream.nfds != 1)
         return err_set(err, -EINVAL, "memory at 0x%llx comes without a descriptor",
                        (unsigned long long)one.region.gpa);
-    return add_region(vh, &one.region, &m->fds[0], err);
+    return add_region(vh, &one.region, &vh->stream.fds[0], err);
 }
 
 static int wait_for_memory(struct vhost_user *vh)
 {
-    vh->session->wait = WAIT_MEM;
-    return MESSAGE_LATER;
+    vh->stream.wait = WAIT_MEM;
+    return STREAM_LATER;
 }
 
 /* Some clients send the descriptor along: it is closed with the message. */
@@ -168,20 +168,20 @@ static int rem_mem_reg(struct vhost_user *vh, struct message *m, struct reply *r
     return rc > 0 ? wait_for_memory(vh) : 0;
 }
 
-static int check_table(const struct vhost_user_mem_table *t, const struct message *m,
+static int check_table(const struct vhost_user *vh, const struct vhost_user_mem_table *t,
                        struct err *err)
 {
-    uint32_t n = t->nregions;
+    uint32_t n = t->nregions, bytes = vh->msg.h.size;
     int rc = 0;
 
-    if (n == 0 || n > VHOST_USER_MEM_TABLE_MAX || m->nfds != n ||
-        m->h.size < offsetof(struct vhost_user_mem_table, region[n]))
+    if (n == 0 || n > VHOST_USER_MEM_TABLE_MAX || vh->stream.nfds != n ||
+        bytes < offsetof(struct vhost_user_mem_table, region[n]))
         return err_set(err, -EINVAL, "memory table of %u regions in %u bytes with %u descriptors",
-                       n, m->h.size, m->nfds);
+                       n, bytes, vh->stream.nfds);
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
         const struct vhost_user_mem_region *a = &t->region[i];
 
-        rc = mem_check(a, m->fds[i], err);
+        rc = mem_check(a, vh->stream.fds[i], err);
         for (uint32_t k = 0; rc == 0 && k < i; k++) {
             const struct vhost_user_mem_region *b = &t->region[k];
 
@@ -200,8 +200,8 @@ static int fill_table(struct vhost_user *vh, struct message *m, struct err *err)
 
     memcpy(&t, m->payload, sizeof(t));
     for (uint32_t i = 0; rc == 0 && i < t.nregions; i++)
-        if (!mem_has(&vh->mem, &t.region[i], m->fds[i]))
-            rc = add_region(vh, &t.region[i], &m->fds[i], err);
+        if (!mem_has(&vh->mem, &t.region[i], vh->stream.fds[i]))
+            rc = add_region(vh, &t.region[i], &vh->stream.fds[i], err);
     return rc;
 }
 
@@ -213,10 +213,10 @@ static int set_mem_table(struct vhost_user *vh, struct message *m, struct reply 
 
     (void)r;
     memcpy(&t, m->payload, sizeof(t));
-    rc = check_table(&t, m, err);
+    rc = check_table(vh, &t, err);
     if (rc < 0)
         return rc;
-    rc = mem_keep_only(&vh->mem, t.region, m->fds, t.nregions, removed, vh);
+    rc = mem_keep_only(&vh->mem, t.region, vh->stream.fds, t.nregions, removed, vh);
     return rc > 0 ? wait_for_memory(vh) : fill_table(vh, m, err);
 }
 
@@ -274,8 +274,8 @@ static int reset(struct vhost_user *vh)
     vh->resetting = vh->o.ops->reset(vh->o.dev, keep) == VHOST_USER_LATER;
     if (!vh->resetting)
         return 0;
-    vh->session->wait = WAIT_RESET;
-    return MESSAGE_LATER;
+    vh->stream.wait = WAIT_RESET;
+    return STREAM_LATER;
 }
 
 static int reset_device(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
@@ -292,8 +292,8 @@ static int stop_and_reset(struct vhost_user *vh)
 {
     if (vring_stop_all(vh))
         return reset(vh);
-    vh->session->wait = WAIT_STOP;
-    return MESSAGE_LATER;
+    vh->stream.wait = WAIT_STOP;
+    return STREAM_LATER;
 }
 
 static int get_status(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
@@ -395,33 +395,33 @@ static void complain(const struct vhost_user *vh, const struct message *m, const
 
     if (err->msg[0])
         log_limited(&limit, LOG_WARNING, "vhost-user", "%s: %s (request %u) is refused: %s",
-                    vh->name, rule ? rule->name : "unknown", m->h.request, err->msg);
+                    vh->stream.name, rule ? rule->name : "unknown", m->h.request, err->msg);
 }
 
 int vh_message_handle(struct vhost_user *vh)
 {
-    struct session *s = vh->session;
-    struct message *m = &s->msg;
+    struct message *m = &vh->msg;
     const struct message_rule *rule = rule_of(m);
+    unsigned nfds = vh->stream.nfds;
     struct err err = {0};
     int rc;
 
     if (!rule)
         rc = err_set(&err, -ENOTSUP, "it does not exist here, or was not offered");
-    else if (m->h.size < rule->min || m->h.size > rule->max || m->nfds > rule->max_fds)
+    else if (m->h.size < rule->min || m->h.size > rule->max || nfds > rule->max_fds)
         rc = err_set(&err, -EINVAL, "%u bytes and %u descriptors, it has %u to %u and up to %u",
-                     m->h.size, m->nfds, rule->min, rule->max, rule->max_fds);
+                     m->h.size, nfds, rule->min, rule->max, rule->max_fds);
     else if (rule->needs_stopped && vring_any_started(vh))
         rc = err_set(&err, -EBUSY, "rings are started");
     else
-        rc = rule->handle(vh, m, &s->reply, &err);
+        rc = rule->handle(vh, m, &vh->reply, &err);
     complain(vh, m, &err);
     return rc;
 }
 
 int vh_message_resume(struct vhost_user *vh, enum session_wait waited, int rc)
 {
-    struct message *m = &vh->session->msg;
+    struct message *m = &vh->msg;
     struct err err = {0};
 
     if (rc == 0 && waited == WAIT_MEM && m->h.request == VHOST_USER_SET_MEM_TABLE)
@@ -434,15 +434,15 @@ int vh_message_resume(struct vhost_user *vh, enum session_wait waited, int rc)
 
 bool vh_message_reply(struct vhost_user *vh, int rc)
 {
-    struct session *s = vh->session;
-    const struct message_rule *rule = rule_of(&s->msg);
+    struct stream *s = &vh->stream;
+    const struct message_rule *rule = rule_of(&vh->msg);
 
     if (rule && rule->answer == ANSWER_OWN) {
         s->closing = s->closing || rc < 0; /* the client waits, and there is no form for a no */
         return rc == 0;
     }
-    if (!(s->msg.h.flags & VHOST_USER_F_NEED_REPLY) || !(vh->protocol_features & BIT(REPLY_ACK)))
+    if (!(vh->msg.h.flags & VHOST_USER_F_NEED_REPLY) || !(vh->protocol_features & BIT(REPLY_ACK)))
         return false;
-    reply_u64(&s->reply, rc < 0);
+    reply_u64(&vh->reply, rc < 0);
     return true;
 }

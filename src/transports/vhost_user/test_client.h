@@ -110,6 +110,15 @@ static inline enum vhost_user_answer queue_stopping(void *dev, const struct vhos
     return s->nobody ? VHOST_USER_DONE : VHOST_USER_LATER;
 }
 
+static inline enum vhost_user_answer queue_pausing(void *dev, const struct vhost_user_queue *q)
+{
+    struct stub *s = dev;
+
+    s->q = *q;
+    s->queue_calls++;
+    return later(s);
+}
+
 static inline void calls_changed(void *dev, unsigned start, unsigned count)
 {
     ((struct stub *)dev)->calls++;
@@ -151,6 +160,7 @@ static const struct vhost_user_ops ops = {
     .unmap_expired = unmap_expired,
     .queue_changed = queue_changed,
     .queue_stopping = queue_stopping,
+    .queue_pausing = queue_pausing,
     .calls_changed = calls_changed,
     .inflight_set = inflight_set,
     .reset = reset,

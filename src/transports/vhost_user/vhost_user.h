@@ -32,7 +32,7 @@ struct vhost_user_limits {
 
 /* One region of the host's memory. The descriptor is the server's. */
 struct vhost_user_mem {
-    uint32_t id; /* never used twice on one socket */
+    uint32_t id; /* never 0, never used twice on one socket */
     uint64_t gpa, size_bytes, user_addr, fd_offset;
     int fd;
 };
@@ -45,6 +45,7 @@ struct vhost_user_queue {
     uint64_t desc_gpa, driver_gpa, device_gpa;
     bool run;      /* enabled, and not being stopped */
     bool stopping; /* queue_stopping() has been called, its answer is due */
+    bool pausing;  /* the same, of queue_pausing() */
     int kick_fd;   /* -1: it cannot be kicked */
 };
 
@@ -74,6 +75,9 @@ struct vhost_user_ops {
      * will be called. DONE: nobody works on it; what was fetched and not completed is in the
      * in-flight area, which knows better than its base where the ring goes on. */
     enum vhost_user_answer (*queue_stopping)(void *dev, const struct vhost_user_queue *q);
+    /* SET_VRING_ENABLE 0: DONE when nothing more is fetched from it, what is in flight goes on;
+     * LATER: vhost_user_queue_paused() will be called. Within 3 s, or the client gets an error. */
+    enum vhost_user_answer (*queue_pausing)(void *dev, const struct vhost_user_queue *q);
     void (*calls_changed)(void *dev, unsigned start, unsigned count);
     /* vhost_user_inflight() has another answer. Not called when a reset ends the area. */
     void (*inflight_set)(void *dev);
@@ -102,9 +106,10 @@ int vhost_user_listen(struct vhost_user *vh, struct err *err);
 
 /* The end of what was answered with LATER. Stale calls are harmless. */
 void vhost_user_reset_done(struct vhost_user *vh);
+/* id 0: of all regions, nobody uses memory any more. */
 void vhost_user_mem_detached(struct vhost_user *vh, uint32_t id);
-void vhost_user_mem_detached_all(struct vhost_user *vh); /* nobody uses memory any more */
 void vhost_user_queue_stopped(struct vhost_user *vh, uint32_t index, uint32_t base);
+void vhost_user_queue_paused(struct vhost_user *vh, uint32_t index);
 void vhost_user_queue_left(struct vhost_user *vh, uint32_t index); /* as DONE of queue_stopping() */
 
 /* The device's configuration is another one: the client is told when it has a channel for that and

@@ -72,6 +72,7 @@ bool vhost_user_queue_get(const struct vhost_user *vh, unsigned index, struct vh
         .run =
             !ring->stopping && (ring->enabled || !(vh->features & VHOST_USER_F_PROTOCOL_FEATURES)),
         .stopping = ring->stopping,
+        .pausing = ring->pausing,
         .kick_fd = ring->kick_fd,
     };
     return true;
@@ -230,6 +231,7 @@ static int start(struct vhost_user *vh, struct vring *ring, struct err *err)
  * NULL with err filled. */
 static struct vring *find_for_eventfd(struct vhost_user *vh, struct message *m, struct err *err)
 {
+    const struct stream *s = &vh->stream;
     struct vring *ring;
     uint64_t v;
 
@@ -237,23 +239,23 @@ static struct vring *find_for_eventfd(struct vhost_user *vh, struct message *m, 
     ring = find(vh, v & VHOST_USER_VRING_IDX_MASK, err);
     if (!ring)
         return NULL;
-    if (m->nfds != !(v & VHOST_USER_VRING_NOFD))
+    if (s->nfds != !(v & VHOST_USER_VRING_NOFD))
         err_set(err, -EINVAL, "ring %u: %u descriptors, the message says otherwise",
-                index_of(vh, ring), m->nfds);
-    else if (m->nfds && fd_check_eventfd(m->fds[0]) < 0)
+                index_of(vh, ring), s->nfds);
+    else if (s->nfds && fd_check_eventfd(s->fds[0]) < 0)
         err_set(err, -EINVAL, "ring %u: the descriptor is not an eventfd", index_of(vh, ring));
     else
         return ring;
     return NULL;
 }
 
-static void keep(struct message *m, int *slot)
+static void keep(struct stream *s, int *slot)
 {
     fd_close(slot);
-    if (m->nfds == 0)
+    if (s->nfds == 0)
         return;
-    *slot = m->fds[0];
-    m->fds[0] = -1;
+    *slot = s->fds[0];
+    s->fds[0] = -1;
 }
 
 int vring_set_kick(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
@@ -267,7 +269,7 @@ int vring_set_kick(struct vhost_user *vh, struct message *m, struct reply *r, st
     rc = ring->started ? 0 : start(vh, ring, err);
     if (rc < 0)
         return rc;
-    keep(m, &ring->kick_fd);
+    keep(&vh->stream, &ring->kick_fd);
     changed(vh, index_of(vh, ring));
     return 0;
 }
@@ -279,7 +281,7 @@ int vring_set_call(struct vhost_user *vh, struct message *m, struct reply *r, st
     (void)r;
     if (!ring)
         return err->code;
-    keep(m, &ring->call_fd);
+    keep(&vh->stream, &ring->call_fd);
     vh->o.ops->calls_changed(vh->o.dev, index_of(vh, ring), 1);
     return 0;
 }
@@ -291,8 +293,21 @@ int vring_set_err(struct vhost_user *vh, struct message *m, struct reply *r, str
     (void)r;
     if (!ring)
         return err->code;
-    keep(m, &ring->err_fd);
+    keep(&vh->stream, &ring->err_fd);
     return 0;
+}
+
+/* False: later. */
+static bool pause_ring(struct vhost_user *vh, struct vring *ring)
+{
+    struct vhost_user_queue q;
+
+    ring->pausing = true;
+    vhost_user_queue_get(vh, index_of(vh, ring), &q);
+    if (vh->o.ops->queue_pausing(vh->o.dev, &q) == VHOST_USER_LATER)
+        return false;
+    ring->pausing = false;
+    return true;
 }
 
 int vring_set_enable(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err)
@@ -311,13 +326,29 @@ int vring_set_enable(struct vhost_user *vh, struct message *m, struct reply *r, 
     if (ring->enabled == s.num)
         return 0;
     ring->enabled = s.num;
-    changed(vh, s.index);
+    ring->pausing = false;
+    if (ring->enabled)
+        changed(vh, s.index);
+    else if (ring->started && !pause_ring(vh, ring)) {
+        vh->stream.wait = WAIT_PAUSE;
+        return STREAM_LATER;
+    }
     return 0;
+}
+
+void vhost_user_queue_paused(struct vhost_user *vh, uint32_t index)
+{
+    struct vring *ring = &vh->ring[index < VHOST_USER_MAX_QUEUES ? index : 0];
+
+    if (index >= VHOST_USER_MAX_QUEUES || !ring->pausing || vh->stream.wait != WAIT_PAUSE)
+        return;
+    ring->pausing = false;
+    vh_session_finish(vh, 0);
 }
 
 static void stopped(struct vhost_user *vh, struct vring *ring)
 {
-    ring->started = ring->stopping = false;
+    ring->started = ring->stopping = ring->pausing = false;
     fd_close(&ring->kick_fd);
     if (ring->call_fd < 0)
         return;
@@ -354,8 +385,8 @@ int vring_get_base(struct vhost_user *vh, struct message *m, struct reply *r, st
     if (!ring)
         return err->code;
     if (ring->started && !stop(vh, ring)) {
-        vh->session->wait = WAIT_BASE;
-        return MESSAGE_LATER;
+        vh->stream.wait = WAIT_BASE;
+        return STREAM_LATER;
     }
     stopped(vh, ring);
     reply_base(vh, ring, r);
@@ -379,8 +410,8 @@ static struct vring *find_stopping(struct vhost_user *vh, uint32_t index)
 static void stop_is_over(struct vhost_user *vh, struct vring *ring)
 {
     stopped(vh, ring);
-    if (vh->session->wait == WAIT_BASE)
-        reply_base(vh, ring, &vh->session->reply);
+    if (vh->stream.wait == WAIT_BASE)
+        reply_base(vh, ring, &vh->reply);
     vh_session_finish(vh, 0);
 }
 
