@@ -350,7 +350,10 @@ struct nvme_id_ctrl { /* Base 2.0, Identify Controller data structure */
     le16 domain;
     uint8_t reserved358[10];
     uint8_t megcap[16];
-    uint8_t reserved384[128];
+    uint8_t tmpthha, reserved385;
+    le16 cqt; /* Base 2.1, Command Quiesce Time, ms: after a lost association the controller ends its
+                 commands within this; 0: not reported */
+    uint8_t reserved388[124];
     uint8_t sqes, cqes; /* bits 3:0 required, 7:4 maximum; powers of two */
     le16 maxcmd;
     le32 nn;
@@ -379,11 +382,22 @@ static_assert(offsetof(struct nvme_id_ctrl, cntrltype) == 111, "CNTRLTYPE");
 static_assert(offsetof(struct nvme_id_ctrl, oacs) == 256, "OACS");
 static_assert(offsetof(struct nvme_id_ctrl, kas) == 320, "KAS");
 static_assert(offsetof(struct nvme_id_ctrl, anacap) == 343, "ANACAP");
+static_assert(offsetof(struct nvme_id_ctrl, cqt) == 386, "CQT");
 static_assert(offsetof(struct nvme_id_ctrl, sqes) == 512, "SQES");
 static_assert(offsetof(struct nvme_id_ctrl, sgls) == 536, "SGLS");
 static_assert(offsetof(struct nvme_id_ctrl, subnqn) == 768, "SUBNQN");
 static_assert(offsetof(struct nvme_id_ctrl, ioccsz) == 1792, "IOCCSZ");
 static_assert(offsetof(struct nvme_id_ctrl, psd) == 2048, "PSD");
+static_assert(offsetof(struct nvme_id_ctrl, vs) == 3072, "vendor specific");
+
+/* At the beginning of the vendor specific part (byte 3072), by OpenSNAP's own target: before it
+ * answers the Connect of a new association it has ended all commands of every earlier one of the
+ * same host (HOSTNQN and HOSTID) with this subsystem, whether that one was reset, replaced or its
+ * connection lost. 16 bytes of ASCII, no NUL. */
+#define NVME_VS_FENCE_MARK "OpenSNAP-fence-1"
+static_assert(sizeof(NVME_VS_FENCE_MARK) - 1 == 16, "the mark has 16 bytes");
+
+enum { NVME_CTRATT_TBKAS = 1 << 6 }; /* Traffic Based Keep Alive */
 
 enum { /* OAES, and feature 0Bh: same bits */
        NVME_OAES_NS_ATTR = 1 << 8,

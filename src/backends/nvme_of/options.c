@@ -129,6 +129,7 @@ int host_options(struct nvme_of_host *h, const struct nvme_of_opts *o, struct er
     if (o->connect_timeout_us && o->connect_timeout_us < 1000)
         h->phase_timeout_ms = 1;
     h->keep_alive_ms = bounded_ms(o->keep_alive_ms, DEFAULT_TIMEOUT_MS);
+    h->fence.kind = fence_rule_for(NULL, h->keep_alive_ms).kind; /* until the target is known */
     h->io_timeout_ms = bounded_ms(o->io_timeout_ms, DEFAULT_IO_TIMEOUT_MS);
     h->changed = o->changed;
     h->changed_arg = o->changed_arg;

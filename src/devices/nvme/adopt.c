@@ -382,6 +382,7 @@ static void restart_one(struct nvme_req *req)
         nvme_req_finish(req, NVME_SC_INTERNAL_ERROR);
         return;
     }
+    req->resent = BDEV_RESENT;
     nvme_req_start(req);
 }
 
