@@ -26,7 +26,7 @@ enum {
 }; /* submit: 0 or -errno is the result now; BDEV_PENDING: done() will bring it */
 
 enum bdev_op { BDEV_READ, BDEV_WRITE, BDEV_FLUSH, BDEV_UNMAP, BDEV_WRITE_ZEROES, BDEV_OPS };
-enum { /* flags */
+enum {                      /* flags */
        BDEV_FUA = 1,        /* on the medium before done */
        BDEV_RESENT = 1 << 1 /* A service before this one may have submitted it, too: what changes
                                blocks may be executed late once more. Backends whose requests end

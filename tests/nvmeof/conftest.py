@@ -229,7 +229,8 @@ def make_peer():
     started = []
 
     def start(**options):
-        p = NvmeTcpPeer(**options).start()
+        # Nothing is late here unless a test makes it so: who says so is not waited for.
+        p = NvmeTcpPeer(**{"confirms": True, **options}).start()
         started.append(p)
         return p
 

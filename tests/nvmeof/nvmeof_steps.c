@@ -251,9 +251,8 @@ int main(int argc, char **argv)
 {
     static const struct option longs[] = {
         {"port", 1, 0, 'p'}, {"keep-alive-ms", 1, 0, 'K'}, {"reactors", 1, 0, 'r'}, {0}};
-    struct nvme_of_opts opts = {.name = "Peer0",
-                                .traddr = "127.0.0.1",
-                                .subnqn = "nqn.2024-01.io.opensnap:peer"};
+    struct nvme_of_opts opts = {
+        .name = "Peer0", .traddr = "127.0.0.1", .subnqn = "nqn.2024-01.io.opensnap:peer"};
     static struct watch in;
     struct bdev_uuid hostid;
     struct err err;

@@ -12,6 +12,11 @@ TIME = 2 * KATO_MS / 1000   # what is waited for when the target says nothing
 OLD, NEW = 0xaa, 0xbb
 
 
+@pytest.fixture
+def make_peer(make_peer):
+    return lambda **options: make_peer(**{"confirms": False, **options})
+
+
 def wait(condition, what, seconds=20):
     deadline = time.monotonic() + seconds
     while not condition():

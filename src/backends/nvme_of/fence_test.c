@@ -216,10 +216,13 @@ static void test_neighbours_are_merged_first(void **state)
     struct fence_table t = {0};
 
     for (uint64_t i = 0; i < FENCE_RANGES; i++)
-        fence_table_add(&t, &(struct fence_range){.first = i * 100, .end = i * 100 + 8,
-                                                  .until_us = i + 1, .low = i + 1, .high = i + 1});
-    fence_table_add(&t, &(struct fence_range){.first = 208, .end = 216, .until_us = 500, .low = 999,
-                                              .high = 999});
+        fence_table_add(&t, &(struct fence_range){.first = i * 100,
+                                                  .end = i * 100 + 8,
+                                                  .until_us = i + 1,
+                                                  .low = i + 1,
+                                                  .high = i + 1});
+    fence_table_add(&t, &(struct fence_range){
+                            .first = 208, .end = 216, .until_us = 500, .low = 999, .high = 999});
     assert_int_equal(t.n, FENCE_RANGES);
     assert_int_equal(t.r[2].first, 200);
     assert_int_equal(t.r[2].end, 216);
@@ -275,15 +278,15 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rules),
         cmocka_unit_test_setup_teardown(test_nothing_lost_nothing_waits, begin, end),
-        cmocka_unit_test_setup_teardown(
-            test_what_overlaps_waits_and_the_one_sent_again_does_not, begin, end),
+        cmocka_unit_test_setup_teardown(test_what_overlaps_waits_and_the_one_sent_again_does_not,
+                                        begin, end),
         cmocka_unit_test_setup_teardown(test_a_confirmed_end_ends_all, begin, end),
         cmocka_unit_test_setup_teardown(test_time_ends_it, begin, end),
         cmocka_unit_test_setup_teardown(test_the_second_of_two_that_overlap_waits_for_both, begin,
                                         end),
         cmocka_unit_test_setup_teardown(test_lost_twice_keeps_its_right, begin, end),
-        cmocka_unit_test_setup_teardown(
-            test_lost_after_the_next_association_began_waits_for_itself, begin, end),
+        cmocka_unit_test_setup_teardown(test_lost_after_the_next_association_began_waits_for_itself,
+                                        begin, end),
         cmocka_unit_test_setup_teardown(test_a_former_process_counts_from_the_connection, begin,
                                         end),
         cmocka_unit_test_setup_teardown(test_a_full_table_forgets_nothing, begin, end),

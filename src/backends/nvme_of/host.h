@@ -93,7 +93,7 @@ struct nvme_of_host {
     struct nof_ctrl ctrl;
     struct fence_rule fence; /* of the newest association that was set up */
     uint64_t fence_delay_us; /* for those before it */
-    char last_failure[300]; /* logged already */
+    char last_failure[300];  /* logged already */
 
     /* steps.c */
     unsigned step, rdy_polls;

@@ -18,7 +18,7 @@ struct nof_ctrl {
     uint32_t inline_bytes; /* in an I/O queue's capsule */
     uint16_t entries;      /* of an I/O queue */
     bool volatile_cache, dsm, write_zeroes, multi_ctrl, ana;
-    bool traffic_keep_alive, fence_mark; /* NVME_VS_FENCE_MARK */
+    bool traffic_keep_alive, fence_mark;     /* NVME_VS_FENCE_MARK */
     char sn[21], mn[41], fr[9], subnqn[224]; /* printable, without trailing spaces */
 };
 

@@ -268,8 +268,7 @@ static uint8_t start_rw(struct vblk_req *req, uint64_t sector, bool write)
             req->bdev.iovcnt--;
     }
     req->bdev.op = write ? BDEV_WRITE : BDEV_READ;
-    req->bdev.flags =
-        (write && (req->q->through || !dev->writeback) ? BDEV_FUA : 0) | req->resent;
+    req->bdev.flags = (write && (req->q->through || !dev->writeback) ? BDEV_FUA : 0) | req->resent;
     return submit(req);
 }
 
