@@ -222,7 +222,7 @@ def test_lost_again_while_it_is_guarded(make_peer, steps):
 
 def test_more_writes_than_the_table_has_ranges(make_peer, steps):
     peer = make_peer()
-    s = steps(peer, keep_alive_ms=KATO_MS, reactors=2)
+    s = steps(peer, keep_alive_ms=3 * KATO_MS, reactors=2)
     s.good(*(s.submit("read", 0, 1, reactor=i) for i in range(2)))
     requests = [("write", 100 * i, 8, OLD, {"reactor": i % 2}) for i in range(200)]
     old, lost = lose(peer, s, *requests)
