@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A target may execute a write late: after its connection has died. Nothing newer is overwritten by it.
 
-The peer catches writes: they are accepted, and executed when the test says so. Times are lower bounds; KATO is 1 s."""
+The peer catches writes: they are accepted, and executed when the test says so. Times are lower bounds; the fence lasts long
+enough for a slow machine to do what must happen before its end."""
 import time
 
 import pytest
+from conftest import SLOW
 from nvme_tcp_peer import PeerNamespace
 
-KATO_MS = 1000
+KATO_MS = 3000 if SLOW == 1 else 6000
 TIME = 2 * KATO_MS / 1000   # what is waited for when the target says nothing
 OLD, NEW = 0xaa, 0xbb
 
@@ -105,14 +107,17 @@ def test_other_reactors_wait_too(make_peer, steps):
     assert peer.accepted == 4
     [first, second], lost = lose(peer, s, ("write", 0, 8, OLD, {"reactor": 0}), ("write", 4, 8, NEW, {"reactor": 1}))
     wait(lambda: first in s.results or second in s.results or s.take(0.01), "one of the two is sent again")
-    newer = [s.submit("write", 0, 1, NEW, reactor=2), s.submit("write", 11, 1, 3, reactor=2)]
+    block = 0 if first in s.results else 11         # of the one that has completed; the other may be executed any time
+    newer = s.submit("write", block, 1, 3, reactor=2)
     s.good(s.submit("write", 100, 8, 1, reactor=2))
-    assert s.waits(newer[0])
-    assert newer[1] not in s.results and (first in s.results) != (second in s.results)
+    assert s.waits(newer)
+    assert (first in s.results) != (second in s.results)
     peer.execute_late()
-    assert all(s.end_of(n)[2] - lost >= TIME for n in newer)
-    s.good(first, second, *newer)
-    assert content(peer, 0) == {NEW} and content(peer, 1, 3) == {OLD} and content(peer, 8, 3) == {NEW}
+    assert s.end_of(newer)[2] - lost >= TIME
+    s.good(first, second)
+    assert content(peer, block) == {3} and content(peer, 1, 3) == {OLD} and content(peer, 8, 3) == {NEW}
+    both = content(peer, 4, 4)
+    assert both == ({NEW} if block == 0 else {OLD})  # the one that waited
     s.leave()
 
 
@@ -142,7 +147,7 @@ def test_no_keep_alive_no_knowledge(make_peer, steps):
     [first], _ = lose(peer, s, ("write", 8, 8, OLD))
     s.good(first)
     newer = s.submit("write", 8, 8, NEW)
-    assert s.waits(newer, TIME + 2)
+    assert s.waits(newer, TIME + 1)
     s.tell(f"cancel {newer}")                       # never sent: at once
     assert s.end_of(newer)[0] == -125
     s.leave()
