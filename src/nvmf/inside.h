@@ -292,7 +292,7 @@ struct nvmf_target {
 /* subsystem.c */
 const struct nvmf_host *host_find(const struct nvmf_subsystem *ss, const char *hostnqn);
 bool host_allowed(const struct nvmf_subsystem *ss, const char *hostnqn);
-/* Its last controller has gone. */
+/* Its last controller has gone, or a namespace whose removal was under way. */
 void subsystem_settle(struct nvmf_subsystem *ss);
 struct nvmf_ns *nvmf_ns_find(const struct nvmf_subsystem *ss, uint32_t nsid);
 struct nvmf_ns *ns_next(const struct nvmf_subsystem *ss, uint32_t after);

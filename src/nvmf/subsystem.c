@@ -127,13 +127,23 @@ struct nvmf_subsystem_opts nvmf_subsystem_get_opts(const struct nvmf_subsystem *
     return ss->o;
 }
 
+static bool has_removals(const struct nvmf_subsystem *ss)
+{
+    list_for_each(it, &ss->namespaces)
+    {
+        if (list_entry(it, struct nvmf_ns, node)->leaving)
+            return true;
+    }
+    return false;
+}
+
 void subsystem_settle(struct nvmf_subsystem *ss)
 {
     nvmf_cb done = ss->destroyed;
     void *arg = ss->destroyed_arg;
     struct list *node;
 
-    if (!ss->leaving || !list_empty(&ss->ctrls))
+    if (!ss->leaving || !list_empty(&ss->ctrls) || has_removals(ss))
         return;
     while ((node = list_pop(&ss->namespaces))) {
         struct nvmf_ns *ns = list_entry(node, struct nvmf_ns, node);
@@ -382,6 +392,7 @@ int nvmf_ns_add(struct nvmf_subsystem *ss, const struct nvmf_ns_opts *opts, uint
 
 static void settle_removal(struct nvmf_ns *ns)
 {
+    struct nvmf_subsystem *ss = ns->ss;
     nvmf_cb removed = ns->removed;
     void *arg = ns->removed_arg;
 
@@ -390,6 +401,7 @@ static void settle_removal(struct nvmf_ns *ns)
     list_remove(&ns->node);
     bdev_release(ns->o.bdev);
     free(ns);
+    subsystem_settle(ss);
     removed(arg, 0, NULL);
 }
 

@@ -59,11 +59,13 @@ static void ready(struct program *p)
 
 int target_run(const struct program_options *opts)
 {
-    struct program p = {
-        .room = "target", .opts = opts, .methods = &target_methods, .ready = ready, .stop = stop};
+    static struct program p; /* reactors use it until the process ends, which is after the return */
     struct err err = {0};
-    int rc = prepare(&p, &err);
+    int rc;
 
+    p = (struct program){
+        .room = "target", .opts = opts, .methods = &target_methods, .ready = ready, .stop = stop};
+    rc = prepare(&p, &err);
     if (rc < 0) {
         log_line(LOG_CRITICAL, "target", "%s", err.msg[0] ? err.msg : strerror(-rc));
         return 1;

@@ -131,7 +131,8 @@ def test_only_hosts_that_are_named_may_connect(tmp_path):
             time.sleep(0.02)
 
 
-def test_a_namespace_and_a_subsystem_can_go_under_load(tmp_path):
+@pytest.mark.parametrize("together", [False, True])
+def test_a_namespace_and_a_subsystem_can_go_under_load(tmp_path, together):
     """The call is answered when the commands in flight are over; the disk is gone, and the program lives."""
     with Target(tmp_path / "target") as target, Snap(tmp_path / "snap", topology=TOPOLOGY) as snap:
         port = serve(target, malloc0(target))
@@ -139,11 +140,19 @@ def test_a_namespace_and_a_subsystem_can_go_under_load(tmp_path):
         snap.nvme_disk("Remoten1")
         load = perf_start(snap.vfio_socket(), "--rw", "randrw", "--range", 8192, "--runtime", 4)
         time.sleep(1)
-        assert target.rpc("nvmf_subsystem_remove_ns", nqn=NQN, nsid=1) is True
+        if together:  # the second call comes while the first is not answered
+            with target.client() as c:
+                for method, more in (("nvmf_subsystem_remove_ns", {"nsid": 1}), ("nvmf_delete_subsystem", {})):
+                    c.start(method, {"nqn": NQN, **more})
+                assert [c.read_value()["result"] for _ in range(2)] == [True, True]
+        else:
+            assert target.rpc("nvmf_subsystem_remove_ns", nqn=NQN, nsid=1) is True
         target.rpc("bdev_malloc_delete", name="Malloc0")
-        assert target.rpc("nvmf_delete_subsystem", nqn=NQN) is True
+        if not together:
+            assert target.rpc("nvmf_delete_subsystem", nqn=NQN) is True
         assert [s["nqn"] for s in target.rpc("nvmf_get_subsystems")][1:] == []
         time.sleep(0.3)
         assert sum(g["current_io_qpairs"] + g["current_admin_qpairs"] for g in target.rpc("nvmf_get_stats")["poll_groups"]) == 0
         load.kill()  # the service holds its commands until the disk comes back
         load.communicate(timeout=30)
+        snap.kill_service()
