@@ -17,12 +17,12 @@ struct nvme_tcp_stream;
 
 /* A PDU on its way out. The owner fills the header but for what nvme_tcp_line_up() seals. */
 struct nvme_tcp_out {
-    struct list node;          /* in line; else linked to itself */
-    bool started;              /* bytes have left */
+    struct list node; /* in line; else linked to itself */
+    bool started;     /* bytes have left */
     uint32_t header_bytes, header_done;
     uint32_t data_bytes, data_done;
     uint32_t digest_bytes, digest_done;
-    struct cursor cursor;      /* the rest of its data */
+    struct cursor cursor; /* the rest of its data */
     le32 digest;
     _Alignas(8) char header[NVME_TCP_HEADER_MAX];
 };

@@ -251,7 +251,8 @@ static struct shard *least_loaded(struct nvmf_target *t)
 
 void conn_create(struct nvmf_target *t, struct nvmf_port *port, int fd, const char *peer)
 {
-    struct nvmf_conn *c = t->nconns < CONN_MAX && t->nnew < CONN_MAX_NEW ? calloc(1, sizeof(*c)) : NULL;
+    struct nvmf_conn *c =
+        t->nconns < CONN_MAX && t->nnew < CONN_MAX_NEW ? calloc(1, sizeof(*c)) : NULL;
 
     if (!c) {
         log_limited(&life_limit, LOG_WARNING, "nvmf",

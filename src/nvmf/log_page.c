@@ -104,7 +104,8 @@ static bool build_ana(const struct nvmf_ctrl *ctrl, bool groups_only, struct pag
     uint16_t ngroups = 0;
     char *at;
 
-    if (!room(p, sizeof(*log) + ss->o.max_namespaces * (sizeof(struct nvme_ana_group) + sizeof(le32))))
+    if (!room(p,
+              sizeof(*log) + ss->o.max_namespaces * (sizeof(struct nvme_ana_group) + sizeof(le32))))
         return false;
     log = (void *)p->at;
     at = p->at + sizeof(*log);

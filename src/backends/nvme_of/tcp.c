@@ -417,7 +417,8 @@ int tcp_open(struct tcp_conn *c, const struct tcp_opts *opts, struct err *err)
         rc = err_set(err, -errno, "cannot use the local address: %s", strerror(errno));
         goto out;
     }
-    if (connect(c->stream.fd, (const struct sockaddr *)&opts->addr, len) < 0 && errno != EINPROGRESS) {
+    if (connect(c->stream.fd, (const struct sockaddr *)&opts->addr, len) < 0 &&
+        errno != EINPROGRESS) {
         rc = err_set(err, -errno, "%s", strerror(errno));
         goto out;
     }

@@ -168,8 +168,8 @@ static void on_sent(struct nvme_tcp_stream *s, struct nvme_tcp_out *out)
         tcp_send_r2t_data(conn_of(s), cmd); /* behind the others */
 }
 
-static void on_broken(struct nvme_tcp_stream *s, const struct nvme_tcp_fault *f,
-                      const void *header, size_t len)
+static void on_broken(struct nvme_tcp_stream *s, const struct nvme_tcp_fault *f, const void *header,
+                      size_t len)
 {
     tcp_fault(conn_of(s), f, header, len);
 }
