@@ -6,12 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void put_text(char *dst, size_t size, const char *text)
-{
-    memset(dst, ' ', size);
-    memcpy(dst, text, strlen(text));
-}
-
 static void put_entry(struct nvme_discovery_entry *e, const struct nvmf_subsystem *ss,
                       const struct nvmf_port *port)
 {
@@ -22,8 +16,8 @@ static void put_entry(struct nvme_discovery_entry *e, const struct nvmf_subsyste
     e->portid = le16_of(port->portid);
     e->cntlid = le16_of(NVME_CNTLID_DYNAMIC);
     e->asqsz = le16_of((uint16_t)ss->target->transport.max_aq_depth);
-    put_text(e->trsvcid, sizeof(e->trsvcid), port->trsvcid);
-    put_text(e->traddr, sizeof(e->traddr), port->traddr);
+    nvme_pad_text(e->trsvcid, sizeof(e->trsvcid), port->trsvcid);
+    nvme_pad_text(e->traddr, sizeof(e->traddr), port->traddr);
     memcpy(e->subnqn, ss->nqn, strlen(ss->nqn));
 }
 

@@ -65,7 +65,7 @@ static void incoming(struct watch *w, uint32_t events)
 
     (void)events;
     for (int i = 0; i < ACCEPTS_PER_TURN && p->fd >= 0; i++) {
-        struct sockaddr_storage addr;
+        struct sockaddr_storage addr = {0};
         socklen_t len = sizeof(addr);
         char host[INET6_ADDRSTRLEN] = "?", peer[64];
         unsigned port = 0;
@@ -161,7 +161,7 @@ static struct nvmf_port *get_port(struct nvmf_target *t, const struct nvmf_addre
 {
     struct sockaddr_storage addr;
     struct nvmf_port *p;
-    socklen_t len;
+    socklen_t len = 0;
 
     if (parse(a, &addr, &len, err) < 0)
         return NULL;
@@ -212,7 +212,7 @@ static struct nvmf_listener *find(struct nvmf_subsystem *ss, const struct nvmf_a
     struct sockaddr_storage addr;
     struct nvmf_listener *l = NULL;
     struct nvmf_port *p;
-    socklen_t len;
+    socklen_t len = 0;
 
     if (parse(a, &addr, &len, err) < 0)
         return NULL;
