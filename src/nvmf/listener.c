@@ -88,7 +88,7 @@ static int open_port(struct nvmf_port *p, const struct sockaddr_storage *addr, s
                      struct err *err)
 {
     const char *what = "socket";
-    int one = 1;
+    int one = 1, rc;
     unsigned port;
 
     p->fd = socket(addr->ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -106,14 +106,14 @@ static int open_port(struct nvmf_port *p, const struct sockaddr_storage *addr, s
     else
         what = NULL;
     if (what) {
-        int rc = -errno;
-
+        rc = -errno;
         return err_set(err, rc, "%s port %s: %s: %s%s", p->traddr, p->trsvcid, what, strerror(-rc),
                        rc == -EACCES ? " (ports below 1024 need privileges)" : "");
     }
     port_text(&p->addr, p->traddr, sizeof(p->traddr), &port);
     snprintf(p->trsvcid, sizeof(p->trsvcid), "%u", port);
-    return p->target->o.held ? 0 : port_accept(p);
+    rc = p->target->o.held ? 0 : port_accept(p);
+    return rc < 0 ? err_set(err, rc, "%s port %s: %s", p->traddr, p->trsvcid, strerror(-rc)) : 0;
 }
 
 void nvmf_accept(struct nvmf_target *t)
