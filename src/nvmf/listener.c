@@ -48,12 +48,17 @@ static int parse(const struct nvmf_address *a, struct sockaddr_storage *ret, soc
 
 static void port_text(const struct sockaddr_storage *addr, char *host, size_t size, unsigned *port)
 {
+    struct sockaddr_in6 in6 = {0};
+    struct sockaddr_in in = {0};
+
     if (addr->ss_family == AF_INET6) {
-        inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)addr)->sin6_addr, host, (socklen_t)size);
-        *port = ntohs(((const struct sockaddr_in6 *)addr)->sin6_port);
+        memcpy(&in6, addr, sizeof(in6));
+        inet_ntop(AF_INET6, &in6.sin6_addr, host, (socklen_t)size);
+        *port = ntohs(in6.sin6_port);
     } else {
-        inet_ntop(AF_INET, &((const struct sockaddr_in *)addr)->sin_addr, host, (socklen_t)size);
-        *port = ntohs(((const struct sockaddr_in *)addr)->sin_port);
+        memcpy(&in, addr, sizeof(in));
+        inet_ntop(AF_INET, &in.sin_addr, host, (socklen_t)size);
+        *port = ntohs(in.sin_port);
     }
 }
 
