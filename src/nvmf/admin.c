@@ -17,11 +17,8 @@ static void answered(struct mail *m)
     nvme_status st = cmd->status;
 
     c->away--;
-    if (cmd == &c->first && c->state == CONN_ASKING) {
-        c->state = CONN_NEW; /* it may try again */
-        if (st == NVME_SC_SUCCESS)
-            st = conn_up(c);
-    }
+    if (c->state == CONN_ASKING && st == NVME_SC_SUCCESS)
+        conn_up(c);
     cmd_finish(cmd, st);
     conn_settle(c);
 }

@@ -156,6 +156,8 @@ void cmd_finish(struct nvmf_cmd *cmd, nvme_status st)
         cmd_free(cmd);
         return;
     }
+    if (c->state == CONN_ASKING) /* Connect has failed: the host may try again */
+        c->state = CONN_NEW;
     cmd->state = CMD_OUT;
     cmd->cqe.cid = cmd->sqe.cid;
     cmd->cqe.sf = le16_of((uint16_t)(st << 1));
@@ -348,7 +350,7 @@ static int capsule(struct nvmf_conn *c, const void *header, struct nvme_tcp_faul
     uint32_t capsule_bytes = c->stream.layout.data_bytes;
     struct nvmf_cmd *cmd;
 
-    if (c->state == CONN_NEW) {
+    if (c->state == CONN_NEW && c->first.state == CMD_FREE) {
         cmd = &c->first;
         c->state = CONN_ASKING;
     } else if (c->state == CONN_UP && !list_empty(&c->free)) {

@@ -134,21 +134,19 @@ void conn_close(struct nvmf_conn *c)
 
 /* ---- Connect ---- */
 
-nvme_status conn_up(struct nvmf_conn *c)
+void conn_up(struct nvmf_conn *c)
 {
     struct shard *s = c->shard;
 
     if (conn_make_slots(c, c->sq_size, MAX(c->capsule_bytes, (uint32_t)CAPSULE_MIN_BYTES)) < 0) {
-        log_limited(&life_limit, LOG_ERROR, "nvmf", "host %s: queue %u: no memory for %u entries",
-                    c->peer, c->qid, c->sq_size);
-        return NVME_SC_INTERNAL_ERROR;
+        conn_fail(c, "no memory for %u entries", c->sq_size);
+        return;
     }
     c->stream.rules.max_capsule_bytes = c->capsule_bytes;
     c->state = CONN_UP;
     c->counted = true;
     count(c->is_io ? &s->io_queues : &s->admin_queues, 1);
     count(c->is_io ? &s->current_io : &s->current_admin, 1);
-    return NVME_SC_SUCCESS;
 }
 
 /* ---- sending and receiving ---- */

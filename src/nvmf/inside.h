@@ -171,8 +171,8 @@ void conn_fault(struct nvmf_conn *c, const struct nvme_tcp_fault *f, const void 
                 size_t len);
 void conn_dirty(struct nvmf_conn *c);
 void conn_send(struct nvmf_conn *c); /* what is in line; at the end of the turn */
-/* Connect was accepted: slots for its commands. */
-nvme_status conn_up(struct nvmf_conn *c);
+/* Connect was accepted: slots for its commands. Without memory for them the connection ends. */
+void conn_up(struct nvmf_conn *c);
 /* Something that kept a closed connection alive is over. */
 void conn_settle(struct nvmf_conn *c);
 /* Control: after ctrl_conn_gone(), nothing refers to it any more. */

@@ -3,7 +3,7 @@
 import struct
 
 import pytest
-from nvme_tcp_host import CONNECT, DISCOVERY_NQN, FABRICS, IDENTIFY, READ, SGL_TRANSPORT, Host, Queue
+from nvme_tcp_host import CONNECT, DISCOVERY_NQN, FABRICS, IDENTIFY, READ, SGL_TRANSPORT, VS, Host, Queue
 
 HOSTID = bytes(range(16))
 HOSTNQN = "nqn.2024-01.io.opensnap:a-host"
@@ -72,7 +72,7 @@ def test_wrong_parameters_are_named_and_it_may_try_again(target, fresh, neighbou
         assert dw0 is None or reply.dw0 == dw0, hex(reply.dw0)
     how = {"subnqn": target.nqn("disk"), "hostnqn": HOSTNQN, "hostid": HOSTID}
     assert fresh.connect(**how).status == 0
-    assert fresh.property_get(0)[0].status == 0
+    assert fresh.property_get(VS)[0].status == 0
 
 
 def test_names_may_have_223_bytes_and_no_more(target, fresh):
@@ -199,7 +199,7 @@ def test_connect_data_with_a_wrong_digest_fails_alone(target):
             reply = q.connect(target.nqn("disk"), HOSTNQN, HOSTID, ddgst_xor=1)
             assert (reply.status, reply.dnr) == (0x22, False)
         assert q.connect(target.nqn("disk"), HOSTNQN, HOSTID).status == 0
-        assert q.property_get(0)[0].status == 0
+        assert q.property_get(VS)[0].status == 0
 
 
 def test_refused_again_and_again_in_one_write(target, neighbour):
