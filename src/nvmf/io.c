@@ -177,13 +177,22 @@ static nvme_status flush(struct nvmf_cmd *cmd)
     return cmd->ns->write_cache ? submit_range(cmd, BDEV_FLUSH, 0, 0) : NVME_SC_SUCCESS;
 }
 
+/* It may have left, or moved, while data came or a buffer was waited for. */
+static nvme_status check_ns_again(const struct nvmf_cmd *cmd)
+{
+    if (cmd->sqe.opc == NVME_CMD_FLUSH && le32_get(cmd->sqe.nsid) == NVME_NSID_ALL)
+        return NVME_SC_SUCCESS;
+    if (!cmd->ns || cmd->ns->leaving)
+        return NVME_DNR(NVME_SC_INVALID_NAMESPACE);
+    return cmd->ns->path;
+}
+
 void io_start(struct nvmf_cmd *cmd)
 {
-    nvme_status st;
+    nvme_status st = check_ns_again(cmd);
 
-    /* It may have left, or moved, while data came. */
-    if (cmd->ns && (cmd->ns->leaving || cmd->ns->path != NVME_SC_SUCCESS)) {
-        cmd_finish(cmd, cmd->ns->leaving ? NVME_DNR(NVME_SC_INVALID_NAMESPACE) : cmd->ns->path);
+    if (st != NVME_SC_SUCCESS) {
+        cmd_finish(cmd, st);
         return;
     }
     switch (cmd->sqe.opc) {
