@@ -338,6 +338,9 @@ struct nvmf_ctrl {
 
 void ctrl_connect(struct nvmf_cmd *cmd); /* Connect, with its data */
 void ctrl_end(struct nvmf_ctrl *ctrl, const char *why);
+/* CC.EN is cleared, or shutdown asked for: the I/O queues end. */
+void ctrl_stop(struct nvmf_ctrl *ctrl);
+bool ctrl_is_enabled(const struct nvmf_ctrl *ctrl);
 void ctrl_look(struct nvmf_ctrl *ctrl); /* its keep-alive timeout, or who waits for it, is new */
 /* The connection is closed; commands of it may still be under way. */
 void ctrl_conn_lost(struct nvmf_conn *c);
