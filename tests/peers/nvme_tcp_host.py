@@ -278,6 +278,7 @@ class Queue:
     # ---- Fabrics ----
 
     def start_connect(self, subnqn, hostnqn, hostid, qid=0, cntlid=0xFFFF, sqsize=31, kato=0, cattr=0, recfmt=0, data=None, **how):
+        how.setdefault("inline", True)
         body = struct.pack("<HHHBxI", recfmt, qid, sqsize, cattr, kato)
         if data is None:
             data = hostid + struct.pack("<H238x", cntlid) + subnqn.encode().ljust(256, b"\0") + \
@@ -299,9 +300,9 @@ class Queue:
     def identify(self, cns, nsid=0, csi=0, length=4096):
         return self.command(IDENTIFY, nsid, cdw10=cns, cdw11=csi << 24, length=length)
 
-    def log_page(self, lid, length, offset=0, rae=False, lsp=0, **how):
-        dwords = length // 4 - 1
-        how.setdefault("length", length)
+    def log_page(self, lid, size, offset=0, rae=False, lsp=0, **how):
+        dwords = size // 4 - 1
+        how.setdefault("length", size)
         return self.command(GET_LOG, 0xFFFFFFFF, cdw10=lid | lsp << 8 | rae << 15 | (dwords & 0xFFFF) << 16, cdw11=dwords >> 16,
                             cdw12=offset & 0xFFFFFFFF, cdw13=offset >> 32, **how)
 

@@ -43,8 +43,31 @@ def neighbour_process(target):
     n.stop()
 
 
+class Hosts:
+    """Makes hosts; close() closes all."""
+
+    def __init__(self, target):
+        self.target, self.made = target, []
+
+    def __call__(self, nqn=None, **how):
+        self.made.append(Host(self.target.port, nqn or self.target.nqn("disk"), **how))
+        return self.made[-1]
+
+    def close(self):
+        while self.made:
+            self.made.pop().close()
+
+
 @pytest.fixture
-def neighbour(neighbour_process, target):
+def connect(target):
+    """Hosts that are closed at the end: connect(nqn, io_queues=...)."""
+    hosts = Hosts(target)
+    yield hosts
+    hosts.close()
+
+
+@pytest.fixture
+def neighbour(neighbour_process, target, connect):
     """A test that names this fails when the neighbour finds anything wrong or stands still, or when the target is another
     process or has more descriptors than before."""
     neighbour_process.check()
@@ -52,6 +75,7 @@ def neighbour(neighbour_process, target):
     yield neighbour_process
     neighbour_process.check()
     assert target.target.poll() is None
+    connect.close()
     target.no_more_fds(before)
 
 
@@ -69,20 +93,6 @@ def subsystem(target):
     yield make
     for name in made:
         target.delete(name)
-
-
-@pytest.fixture
-def connect(target):
-    """Hosts that are closed at the end: connect(nqn, io_queues=...)."""
-    made = []
-
-    def make(nqn=None, **how):
-        made.append(Host(target.port, nqn or target.nqn("disk"), **how))
-        return made[-1]
-
-    yield make
-    for host in made:
-        host.close()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from nvme_tcp_host import SQFLOW_OFF, Queue
+from nvme_tcp_host import SQFLOW_OFF, Host, Queue
 
 DIGESTS = [(False, False), (True, False), (False, True), (True, True)]
 
@@ -67,7 +67,6 @@ def test_success_instead_of_a_response_only_without_flow_control(connect):
 
 def test_success_can_be_forbidden(own_target):
     t = own_target(c2h_success=False)
-    from nvme_tcp_host import Host
     with Host(t.port, t.nqn("disk"), io_queues=1, sqflow=False) as host:
         assert not host.io[0].read(0).success
 
