@@ -247,10 +247,30 @@ static struct shard *least_loaded(struct nvmf_target *t)
     return best;
 }
 
+/* Too many have not said which queue they are: the one that is silent for the longest time makes
+ * room. Those whose Connect waits for a predecessor are not silent. */
+static void make_room(struct nvmf_target *t)
+{
+    list_for_each(it, &t->new_conns)
+    {
+        struct nvmf_conn *c = list_entry(it, struct nvmf_conn, node);
+
+        if (c->ending || c->arrived_ms)
+            continue;
+        log_limited(&life_limit, LOG_WARNING, "nvmf",
+                    "host %s makes room: more than %d connections have not said which queue they are",
+                    c->peer, CONN_NEW_ENOUGH);
+        conn_close(c);
+        return;
+    }
+}
+
 void conn_create(struct nvmf_target *t, struct nvmf_port *port, int fd, const char *peer)
 {
     struct nvmf_conn *c = t->nconns < CONN_MAX && t->nnew < CONN_MAX_NEW ? calloc(1, sizeof(*c)) : NULL;
 
+    if (t->nnew >= CONN_NEW_ENOUGH)
+        make_room(t);
     if (!c) {
         log_limited(&life_limit, LOG_WARNING, "nvmf",
                     "host %s is refused: %u connections, %u of them new, the limits are %d and %d",

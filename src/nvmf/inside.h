@@ -23,6 +23,7 @@ enum {
     CONN_BUF_BYTES = 32768, /* many capsules a system call */
     CONN_MAX = 4096,        /* connections of the target */
     CONN_MAX_NEW = 256,     /* of them, those that have not said which queue they are */
+    CONN_NEW_ENOUGH = 128,  /* from here on each new one is the end of the oldest of those */
     DATA_IOV = 1,
 };
 
@@ -255,6 +256,7 @@ struct nvmf_port {
     unsigned users; /* listeners: it listens */
     int fd;
     struct watch watch;
+    struct timer pause; /* no descriptor is free: it accepts again when this fires */
 };
 
 struct nvmf_listener {

@@ -60,7 +60,10 @@ int target_run(const struct program_options *opts)
     struct program p = {
         .room = "target", .opts = opts, .methods = &target_methods, .ready = ready, .stop = stop};
     struct err err = {0};
-    int rc = prepare(&p, &err);
+    int rc;
+
+    fd_raise_limit(); /* a descriptor a connection */
+    rc = prepare(&p, &err);
 
     if (rc < 0) {
         log_line(LOG_CRITICAL, "target", "%s", err.msg[0] ? err.msg : strerror(-rc));
