@@ -180,9 +180,10 @@ class Queue:
                 self.take_reply(cid, 0, 0, 0, None, True)
         elif pdu.type == R2T:
             ask = Ask(*struct.unpack_from("<HHII", pdu.header, 8))
-            self.asked.append(ask)
             if self.answer_r2t:
                 self.answer(ask)
+            else:
+                self.asked.append(ask)
         elif pdu.type != C2H_TERM:
             raise AssertionError(f"PDU type {pdu.type} now")
 

@@ -39,6 +39,7 @@ def own_target(tmp_path):
 def neighbour_process(target):
     target.subsystem("neighbour")
     n = Neighbour(target.port, target.nqn("neighbour"))
+    n.fds = target.quiet_fds()
     yield n
     n.stop()
 
@@ -68,15 +69,13 @@ def connect(target):
 
 @pytest.fixture
 def neighbour(neighbour_process, target, connect):
-    """A test that names this fails when the neighbour finds anything wrong or stands still, or when the target is another
-    process or has more descriptors than before."""
-    neighbour_process.check()
-    before = target.quiet_fds()
+    """A test that names this fails when the neighbour finds anything wrong or stands still, or when the target ends or does
+    not close what the test has opened."""
     yield neighbour_process
     neighbour_process.check()
     assert target.target.poll() is None
     connect.close()
-    target.no_more_fds(before)
+    target.no_more_fds(neighbour_process.fds)
 
 
 @pytest.fixture

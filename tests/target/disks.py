@@ -66,12 +66,11 @@ class Disks(Target):
 
     def quiet_fds(self):
         """When connections of earlier tests have been closed."""
-        last, since, deadline = self.fds(), time.monotonic(), time.monotonic() + 10
-        while time.monotonic() < min(since + 0.05, deadline):
+        last, since = self.fds(), time.monotonic()
+        while time.monotonic() < since + 0.5:
             time.sleep(0.005)
-            now = self.fds()
-            if now != last:
-                last, since = now, time.monotonic()
+            if self.fds() != last:
+                last, since = self.fds(), time.monotonic()
         return last
 
     def no_more_fds(self, before, seconds=60):

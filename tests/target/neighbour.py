@@ -29,7 +29,7 @@ class Neighbour(threading.Thread):
             while not self.stopping:
                 self.round()
                 self.rounds += 1
-                time.sleep(0.01)
+                time.sleep(0.004)
         except Exception as e:      # whatever it is, check() says so
             self.problem = e
 
