@@ -19,6 +19,9 @@ int fd_memfd(const char *name, uint64_t size);
 /* 0 or -errno. */
 int fd_nonblock(int fd);
 
+/* As many descriptors as this process may have. */
+void fd_raise_limit(void);
+
 /* An eventfd, which becomes non-blocking: a write to anything else could stop a reactor. 0 or
  * -EINVAL. */
 int fd_check_eventfd(int fd);

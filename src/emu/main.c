@@ -12,7 +12,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -49,17 +48,6 @@ static int watch_signals(struct signals *s, struct reactor *r, struct err *err)
     s->fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     rc = s->fd < 0 ? -errno : watch_add(r, &s->watch, s->fd, EPOLLIN, signalled);
     return rc < 0 ? err_set(err, rc, "signalfd: %s", strerror(-rc)) : 0;
-}
-
-/* Sockets, eventfds and guest memory files of many functions. */
-static void raise_limits(void)
-{
-    struct rlimit l;
-
-    if (getrlimit(RLIMIT_NOFILE, &l) < 0)
-        return;
-    l.rlim_cur = l.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &l);
 }
 
 static int serve(struct emu *emu, const struct options *o, struct err *err)
@@ -128,7 +116,7 @@ int main(int argc, char **argv)
     if (rc == 0)
         rc = detach_lock(o.run_dir, &err);
     if (rc >= 0) {
-        raise_limits();
+        fd_raise_limit(); /* sockets, eventfds and guest memory files of many functions */
         rc = serve(&emu, &o, &err);
         clean_up(&emu);
     }

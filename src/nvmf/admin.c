@@ -17,11 +17,8 @@ static void answered(struct mail *m)
     nvme_status st = cmd->status;
 
     c->away--;
-    if (cmd == &c->first && c->state == CONN_ASKING) {
-        c->state = CONN_NEW; /* it may try again */
-        if (st == NVME_SC_SUCCESS)
-            st = conn_up(c);
-    }
+    if (c->state == CONN_ASKING && st == NVME_SC_SUCCESS)
+        conn_up(c);
     cmd_finish(cmd, st);
     conn_settle(c);
 }
@@ -95,18 +92,19 @@ static nvme_status set_cc(struct nvmf_ctrl *ctrl, uint32_t cc)
     if (cc & NVME_CC_EN && !(before & NVME_CC_EN)) {
         if (NVME_CC_CSS(cc) != NVME_CC_CSS_NVM || NVME_CC_MPS(cc) != 0 || NVME_CC_AMS(cc) != 0 ||
             (ctrl->ss && (NVME_CC_IOSQES(cc) != 6 || NVME_CC_IOCQES(cc) != 4))) {
+            ctrl->cc = cc;
             ctrl->csts |= NVME_CSTS_CFS;
             return NVME_SC_SUCCESS; /* it reads so in CSTS */
         }
         ctrl->csts = NVME_CSTS_RDY;
     }
+    ctrl->cc = cc;
     if (!(cc & NVME_CC_EN) && before & NVME_CC_EN) {
-        ctrl->csts = 0;
         event_abort_all(ctrl);
+        ctrl_stop(ctrl);
     }
     if (NVME_CC_SHN(cc) != NVME_CC_SHN_NONE && NVME_CC_SHN(before) == NVME_CC_SHN_NONE)
-        ctrl->csts |= (uint32_t)NVME_SHST_COMPLETE << NVME_CSTS_SHST_SHIFT;
-    ctrl->cc = cc;
+        ctrl_stop(ctrl);
     return NVME_SC_SUCCESS;
 }
 
@@ -167,7 +165,7 @@ void admin_run(struct nvmf_cmd *cmd)
         fabrics(ctrl, cmd);
         return;
     }
-    if (!(ctrl->csts & NVME_CSTS_RDY)) {
+    if (!ctrl_is_enabled(ctrl)) {
         cmd_answer(cmd, NVME_DNR(NVME_SC_SEQUENCE_ERROR), 0);
         return;
     }

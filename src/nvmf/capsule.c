@@ -155,10 +155,12 @@ void cmd_finish(struct nvmf_cmd *cmd, nvme_status st)
         cmd_free(cmd);
         return;
     }
+    if (c->state == CONN_ASKING) /* Connect has failed: the host may try again */
+        c->state = CONN_NEW;
     cmd->state = CMD_OUT;
     cmd->cqe.cid = cmd->sqe.cid;
     cmd->cqe.sf = le16_of((uint16_t)(st << 1));
-    cmd->cqe.sqhd = le16_of(c->sq_flow ? c->sq_head : 0);
+    cmd->cqe.sqhd = le16_of(c->sq_flow ? c->sq_head : NVME_SQHD_NO_SQFLOW);
     if (c->is_io)
         count(&c->shard->completed, 1);
     if (data)
@@ -240,10 +242,12 @@ static int h2c_data(struct nvmf_conn *c, const void *header, struct nvme_tcp_fau
 
     if (rc)
         return rc;
-    if (!cmd || cmd->state != CMD_DATA || !cmd->r2t ||
-        le16_get(cmd->sqe.cid) != le16_get(pdu->cccid))
+    if (!cmd || cmd->state != CMD_DATA || !cmd->r2t)
         return fault(f, NVME_TCP_FES_HEADER_FIELD, offsetof(struct nvme_tcp_data, ttag),
                      "data for no transfer that was asked for");
+    if (le16_get(cmd->sqe.cid) != le16_get(pdu->cccid))
+        return fault(f, NVME_TCP_FES_HEADER_FIELD, offsetof(struct nvme_tcp_data, cccid),
+                     "data for another command");
     if (off != cmd->rx_done || len > cmd->bytes - cmd->rx_done)
         return fault(f, NVME_TCP_FES_OUT_OF_RANGE, offsetof(struct nvme_tcp_data, datao),
                      "data outside the range that was asked for");
@@ -347,7 +351,7 @@ static int capsule(struct nvmf_conn *c, const void *header, struct nvme_tcp_faul
     uint32_t capsule_bytes = c->stream.layout.data_bytes;
     struct nvmf_cmd *cmd;
 
-    if (c->state == CONN_NEW) {
+    if (c->state == CONN_NEW && c->first.state == CMD_FREE) {
         cmd = &c->first;
         c->state = CONN_ASKING;
     } else if (c->state == CONN_UP && !list_empty(&c->free)) {

@@ -134,21 +134,19 @@ void conn_close(struct nvmf_conn *c)
 
 /* ---- Connect ---- */
 
-nvme_status conn_up(struct nvmf_conn *c)
+void conn_up(struct nvmf_conn *c)
 {
     struct shard *s = c->shard;
 
     if (conn_make_slots(c, c->sq_size, MAX(c->capsule_bytes, (uint32_t)CAPSULE_MIN_BYTES)) < 0) {
-        log_limited(&life_limit, LOG_ERROR, "nvmf", "host %s: queue %u: no memory for %u entries",
-                    c->peer, c->qid, c->sq_size);
-        return NVME_SC_INTERNAL_ERROR;
+        conn_fail(c, "no memory for %u entries", c->sq_size);
+        return;
     }
     c->stream.rules.max_capsule_bytes = c->capsule_bytes;
     c->state = CONN_UP;
     c->counted = true;
     count(c->is_io ? &s->io_queues : &s->admin_queues, 1);
     count(c->is_io ? &s->current_io : &s->current_admin, 1);
-    return NVME_SC_SUCCESS;
 }
 
 /* ---- sending and receiving ---- */
@@ -249,11 +247,31 @@ static struct shard *least_loaded(struct nvmf_target *t)
     return best;
 }
 
+/* Too many have not said which queue they are: the one that is silent for the longest time makes
+ * room. Those whose Connect waits for a predecessor are not silent. */
+static void make_room(struct nvmf_target *t)
+{
+    list_for_each(it, &t->new_conns)
+    {
+        struct nvmf_conn *c = list_entry(it, struct nvmf_conn, node);
+
+        if (c->ending || c->arrived_ms)
+            continue;
+        log_limited(&life_limit, LOG_WARNING, "nvmf",
+                    "host %s makes room: more than %d connections have not said which queue they are",
+                    c->peer, CONN_NEW_ENOUGH);
+        conn_close(c);
+        return;
+    }
+}
+
 void conn_create(struct nvmf_target *t, struct nvmf_port *port, int fd, const char *peer)
 {
     struct nvmf_conn *c =
         t->nconns < CONN_MAX && t->nnew < CONN_MAX_NEW ? calloc(1, sizeof(*c)) : NULL;
 
+    if (t->nnew >= CONN_NEW_ENOUGH)
+        make_room(t);
     if (!c) {
         log_limited(&life_limit, LOG_WARNING, "nvmf",
                     "host %s is refused: %u connections, %u of them new, the limits are %d and %d",

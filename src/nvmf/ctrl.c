@@ -104,6 +104,49 @@ void ctrl_end(struct nvmf_ctrl *ctrl, const char *why)
     settle(ctrl);
 }
 
+/* ---- reset and shutdown ---- */
+
+bool ctrl_is_enabled(const struct nvmf_ctrl *ctrl)
+{
+    return ctrl->cc & NVME_CC_EN && ctrl->csts & NVME_CSTS_RDY;
+}
+
+static bool has_io_queues(const struct nvmf_ctrl *ctrl)
+{
+    list_for_each(it, &ctrl->conns)
+    {
+        if (list_entry(it, struct nvmf_conn, node)->is_io)
+            return true;
+    }
+    return false;
+}
+
+/* CSTS says that it has stopped only when no command can reach the medium any more. */
+static void settle_stop(struct nvmf_ctrl *ctrl)
+{
+    bool stopped = !has_io_queues(ctrl);
+
+    if (!(ctrl->cc & NVME_CC_EN) && stopped)
+        ctrl->csts = 0;
+    if (NVME_CC_SHN(ctrl->cc) == NVME_CC_SHN_NONE)
+        return;
+    ctrl->csts &= ~NVME_CSTS_SHST_MASK;
+    ctrl->csts |= (uint32_t)(stopped ? NVME_SHST_COMPLETE : NVME_SHST_OCCURRING)
+                  << NVME_CSTS_SHST_SHIFT;
+}
+
+void ctrl_stop(struct nvmf_ctrl *ctrl)
+{
+    list_for_each(it, &ctrl->conns)
+    {
+        struct nvmf_conn *c = list_entry(it, struct nvmf_conn, node);
+
+        if (c->is_io)
+            conn_close(c);
+    }
+    settle_stop(ctrl);
+}
+
 void ctrl_conn_lost(struct nvmf_conn *c)
 {
     if (c->ctrl && !c->is_io)
@@ -124,8 +167,10 @@ void ctrl_conn_gone(struct nvmf_conn *c)
     c->shard->nconns--;
     port_put(c->port);
     conn_free(c);
-    if (ctrl)
-        settle(ctrl);
+    if (!ctrl)
+        return;
+    settle_stop(ctrl);
+    settle(ctrl);
 }
 
 /* ---- keep alive ---- */
@@ -160,7 +205,7 @@ static void look(struct timer *t)
 {
     struct nvmf_ctrl *ctrl = container_of(t, struct nvmf_ctrl, watchdog);
     uint64_t now = now_ms(), last = last_sign(ctrl);
-    uint32_t limit = ctrl->kato_ms ? ctrl->kato_ms + KATO_GRACE_MS : SILENT_MS;
+    uint64_t limit = ctrl->kato_ms ? (uint64_t)ctrl->kato_ms + KATO_GRACE_MS : SILENT_MS;
 
     list_for_each_safe(it, &ctrl->suitors)
     {
@@ -262,7 +307,7 @@ static void join(struct nvmf_ctrl *ctrl, struct nvmf_conn *c)
     c->target->nnew--;
 }
 
-static struct nvmf_ctrl *make_ctrl(struct nvmf_conn *c, struct nvmf_subsystem *ss,
+static struct nvmf_ctrl *make_ctrl(struct nvmf_conn *c, struct nvmf_subsystem *ss, uint16_t cntlid,
                                    const struct nvme_fabrics_connect *pdu,
                                    const struct nvme_fabrics_connect_data *d)
 {
@@ -274,7 +319,7 @@ static struct nvmf_ctrl *make_ctrl(struct nvmf_conn *c, struct nvmf_subsystem *s
     ctrl->ss = ss;
     ctrl->port = c->port;
     c->port->refs++;
-    ctrl->cntlid = free_cntlid(c->target, ss);
+    ctrl->cntlid = cntlid;
     ctrl->kato_ms = le32_get(pdu->kato);
     memcpy(ctrl->hostid, d->hostid, sizeof(ctrl->hostid));
     snprintf(ctrl->hostnqn, sizeof(ctrl->hostnqn), "%s", d->hostnqn);
@@ -305,6 +350,7 @@ static void connect_admin(struct nvmf_cmd *cmd, struct nvmf_subsystem *ss,
 {
     struct nvmf_conn *c = cmd->conn;
     struct nvmf_ctrl *ctrl;
+    uint16_t cntlid;
 
     if (le16_get(d->cntlid) != NVME_CNTLID_DYNAMIC) {
         refuse(cmd, NVME_SC_CONNECT_INVALID_PARAM, BAD_DATA(cntlid),
@@ -319,12 +365,13 @@ static void connect_admin(struct nvmf_cmd *cmd, struct nvmf_subsystem *ss,
         ctrl_look(ctrl);
         return;
     }
-    if (ss && !free_cntlid(c->target, ss)) {
+    cntlid = free_cntlid(c->target, ss);
+    if (!cntlid) {
         refuse(cmd, NVME_SC_CONNECT_CTRL_BUSY, 0, "subsystem '%s' has no free controller ID",
-               ss->nqn);
+               d->subnqn);
         return;
     }
-    ctrl = make_ctrl(c, ss, pdu, d);
+    ctrl = make_ctrl(c, ss, cntlid, pdu, d);
     if (!ctrl) {
         cmd_answer(cmd, NVME_SC_INTERNAL_ERROR, 0);
         return;
@@ -361,7 +408,7 @@ static void connect_io(struct nvmf_cmd *cmd, struct nvmf_subsystem *ss,
                "this host has no controller %u here", cntlid);
         return;
     }
-    if (!(ctrl->csts & NVME_CSTS_RDY)) {
+    if (!ctrl_is_enabled(ctrl)) {
         refuse(cmd, NVME_SC_CONNECT_INVALID_PARAM, BAD_DATA(cntlid), "controller %u is not enabled",
                cntlid);
         return;

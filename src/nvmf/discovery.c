@@ -12,7 +12,7 @@ static void put_entry(struct nvme_discovery_entry *e, const struct nvmf_subsyste
     e->trtype = NVME_TRTYPE_TCP;
     e->adrfam = port->ipv6 ? NVME_ADRFAM_IPV6 : NVME_ADRFAM_IPV4;
     e->subtype = NVME_DISCOVERY_SUBTYPE_NVM;
-    e->treq = NVME_TREQ_NOT_SPECIFIED;
+    e->treq = NVME_TREQ_NOT_SPECIFIED | NVME_TREQ_DISABLE_SQFLOW;
     e->portid = le16_of(port->portid);
     e->cntlid = le16_of(NVME_CNTLID_DYNAMIC);
     e->asqsz = le16_of((uint16_t)ss->target->transport.max_aq_depth);

@@ -79,6 +79,7 @@ nvme_status admin_features(struct nvmf_ctrl *ctrl, struct nvmf_cmd *cmd, uint32_
         return set(ctrl, cmd, dw0);
     if (NVME_FEAT_SEL(le32_get(cmd->sqe.cdw10)) != NVME_SEL_CURRENT)
         return NVME_DNR(NVME_SC_INVALID_FIELD); /* ONCS says so */
-    cmd->to_host = true;
+    if (NVME_FEAT_FID(le32_get(cmd->sqe.cdw10)) != NVME_FEAT_HOST_BEHAVIOR)
+        cmd->bytes = 0; /* whatever the SGL has room for */
     return get(ctrl, cmd, dw0);
 }

@@ -23,6 +23,7 @@ enum {
     CONN_BUF_BYTES = 32768, /* many capsules a system call */
     CONN_MAX = 4096,        /* connections of the target */
     CONN_MAX_NEW = 256,     /* of them, those that have not said which queue they are */
+    CONN_NEW_ENOUGH = 128,  /* from here on each new one is the end of the oldest of those */
     DATA_IOV = 1,
 };
 
@@ -171,8 +172,8 @@ void conn_fault(struct nvmf_conn *c, const struct nvme_tcp_fault *f, const void 
                 size_t len);
 void conn_dirty(struct nvmf_conn *c);
 void conn_send(struct nvmf_conn *c); /* what is in line; at the end of the turn */
-/* Connect was accepted: slots for its commands. */
-nvme_status conn_up(struct nvmf_conn *c);
+/* Connect was accepted: slots for its commands. Without memory for them the connection ends. */
+void conn_up(struct nvmf_conn *c);
 /* Something that kept a closed connection alive is over. */
 void conn_settle(struct nvmf_conn *c);
 /* Control: after ctrl_conn_gone(), nothing refers to it any more. */
@@ -255,6 +256,7 @@ struct nvmf_port {
     unsigned users; /* listeners: it listens */
     int fd;
     struct watch watch;
+    struct timer pause; /* no descriptor is free: it accepts again when this fires */
 };
 
 struct nvmf_listener {
@@ -338,6 +340,9 @@ struct nvmf_ctrl {
 
 void ctrl_connect(struct nvmf_cmd *cmd); /* Connect, with its data */
 void ctrl_end(struct nvmf_ctrl *ctrl, const char *why);
+/* CC.EN is cleared, or shutdown asked for: the I/O queues end. */
+void ctrl_stop(struct nvmf_ctrl *ctrl);
+bool ctrl_is_enabled(const struct nvmf_ctrl *ctrl);
 void ctrl_look(struct nvmf_ctrl *ctrl); /* its keep-alive timeout, or who waits for it, is new */
 /* The connection is closed; commands of it may still be under way. */
 void ctrl_conn_lost(struct nvmf_conn *c);

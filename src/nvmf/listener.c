@@ -13,7 +13,9 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { BACKLOG = 128, ACCEPTS_PER_TURN = 16 };
+enum { BACKLOG = 128, ACCEPTS_PER_TURN = 16, PAUSE_MS = 100 };
+
+static struct log_limit accept_limit;
 
 /* ---- addresses ---- */
 
@@ -64,6 +66,24 @@ static void port_text(const struct sockaddr_storage *addr, char *host, size_t si
 
 /* ---- ports ---- */
 
+static void resume(struct timer *t)
+{
+    struct nvmf_port *p = container_of(t, struct nvmf_port, pause);
+
+    watch_modify(p->target->o.control, &p->watch, EPOLLIN);
+}
+
+/* The connection stays in the kernel's queue, which is ready all the time. */
+static void accept_failed(struct nvmf_port *p, int error)
+{
+    if (error != EMFILE && error != ENFILE && error != ENOBUFS && error != ENOMEM)
+        return;
+    log_limited(&accept_limit, LOG_WARNING, "nvmf", "%s port %s: accept: %s", p->traddr, p->trsvcid,
+                strerror(error));
+    watch_modify(p->target->o.control, &p->watch, 0);
+    timer_arm(p->target->o.control, &p->pause, PAUSE_MS, resume);
+}
+
 static void incoming(struct watch *w, uint32_t events)
 {
     struct nvmf_port *p = container_of(w, struct nvmf_port, watch);
@@ -76,8 +96,10 @@ static void incoming(struct watch *w, uint32_t events)
         unsigned port = 0;
         int fd = accept4(p->fd, (struct sockaddr *)&addr, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
-        if (fd < 0)
+        if (fd < 0) {
+            accept_failed(p, errno);
             return;
+        }
         port_text(&addr, host, sizeof(host), &port);
         snprintf(peer, sizeof(peer), "%s:%u", host, port);
         conn_create(p->target, p, fd, peer);
@@ -138,6 +160,7 @@ static void port_stop(struct nvmf_port *p)
 {
     if (p->fd < 0)
         return;
+    timer_cancel(&p->pause);
     watch_remove(p->target->o.control, &p->watch);
     fd_close(&p->fd);
     list_remove(&p->node);

@@ -31,7 +31,10 @@ struct nvme_fabrics_connect {
 static_assert(sizeof(struct nvme_fabrics_connect) == 64, "Connect");
 static_assert(offsetof(struct nvme_fabrics_connect, recfmt) == 40, "RECFMT");
 
-enum { NVME_CATTR_DISABLE_SQFLOW = 1 << 2 };
+enum {
+    NVME_CATTR_DISABLE_SQFLOW = 1 << 2,
+    NVME_SQHD_NO_SQFLOW = 0xffff, /* in the response to Connect: agreed */
+};
 
 struct nvme_fabrics_connect_data {
     uint8_t hostid[16];
@@ -85,6 +88,7 @@ enum {
     NVME_DISCOVERY_SUBTYPE_NVM = 2,
     NVME_DISCOVERY_SUBTYPE_SELF = 3,
     NVME_TREQ_NOT_SPECIFIED = 0,
+    NVME_TREQ_DISABLE_SQFLOW = 1 << 2, /* can be disabled */
 };
 
 enum { NVME_PORT_DISCOVERY = 8009, NVME_PORT_IO = 4420 };

@@ -65,6 +65,7 @@ int target_run(const struct program_options *opts)
 
     p = (struct program){
         .room = "target", .opts = opts, .methods = &target_methods, .ready = ready, .stop = stop};
+    fd_raise_limit(); /* a descriptor a connection */
     rc = prepare(&p, &err);
     if (rc < 0) {
         log_line(LOG_CRITICAL, "target", "%s", err.msg[0] ? err.msg : strerror(-rc));

@@ -8,8 +8,9 @@ import threading
 import time
 
 from nvme_tcp_faults import misbehave
-from nvme_tcp_wire import (C2H_DATA, C2H_TERM, CMD, DNR, F_DDGST, F_HDGST, F_LAST, F_SUCCESS, H2C_DATA, H2C_TERM, HLEN, IC_REQ,
-                           IC_RESP, R2T, RESP, SC_INVALID_FIELD, SC_INVALID_NS, SC_INVALID_OPCODE, SC_LBA_RANGE, Gone,
+from nvme_tcp_pdu import build, data_header, ic_resp, term_req
+from nvme_tcp_wire import (C2H_DATA, CMD, DNR, F_DDGST, F_HDGST, F_LAST, F_SUCCESS, H2C_DATA, H2C_TERM, HLEN, IC_REQ, R2T,
+                           RESP, SC_INVALID_FIELD, SC_INVALID_NS, SC_INVALID_OPCODE, SC_LBA_RANGE, Gone,
                            Violation, crc32c)
 
 
@@ -53,37 +54,17 @@ class Connection:
                 raise Gone from None
 
     def send(self, pdu_type, header, data=b"", flags=0, spoil=None):
-        """header: what follows the common header. spoil(hdr) may change the header before the digest."""
-        hlen = 8 + len(header)
-        before = hlen + (4 if self.hdgst else 0)
-        pdo = 0
-        if data:
-            align = 4
-            pdo = (before + align - 1) // align * align + self.peer.pad
-            before = pdo
-        plen = before + len(data) + (4 if data and self.ddgst else 0)
-        if self.hdgst:
-            flags |= F_HDGST
-        if data and self.ddgst:
-            flags |= F_DDGST
-        head = bytearray(struct.pack("<BBBBI", pdu_type, flags, hlen, pdo, plen) + header)
-        if spoil:
-            spoil(head)
-        out = bytes(head)
-        if self.hdgst:
-            crc = crc32c(head)
-            out += struct.pack("<I", crc ^ (1 if self.take_fault("bad_hdgst", pdu_type) else 0))
-        out += bytes(before - len(out) if data else 0)
-        out += bytes(data)
-        if data and self.ddgst:
-            out += struct.pack("<I", crc32c(data) ^ (1 if self.take_fault("bad_ddgst", pdu_type) else 0))
+        """header: what follows the common header. spoil(head) may change it before the digest."""
+        out = build(pdu_type, header, data, flags, self.hdgst, self.ddgst, pad=self.peer.pad if data else 0, spoil=spoil,
+                    hdgst_xor=int(self.hdgst and self.take_fault("bad_hdgst")),
+                    ddgst_xor=int(bool(data) and self.ddgst and self.take_fault("bad_ddgst")))
         if self.peer.dribble:
             for i in range(0, len(out), self.peer.dribble):
                 self.send_raw(out[i:i + self.peer.dribble])
         else:
             self.send_raw(out)
 
-    def take_fault(self, name, _pdu_type=None):
+    def take_fault(self, name):
         fault = self.peer.armed
         if fault and fault.name == name and not fault.done and self.qid:
             fault.done = True
@@ -160,9 +141,7 @@ class Connection:
         grant = dgst & ((1 if self.peer.hdgst else 0) | (2 if self.peer.ddgst else 0))
         if self.peer.grant_unasked:
             grant = 3
-        resp = struct.pack("<BBBBIHBBI", IC_RESP, 0, 128, 0, 128, self.peer.pfv, self.peer.cpda, grant,
-                           self.peer.maxh2c)
-        self.send_raw(resp.ljust(128, b"\0"))
+        self.send_raw(ic_resp(self.peer.pfv, self.peer.cpda, grant, self.peer.maxh2c))
         self.hdgst, self.ddgst = bool(grant & 1), bool(grant & 2)
 
     def serve(self):
@@ -183,7 +162,7 @@ class Connection:
         except Violation as v:
             self.peer.violations.append(f"connection {self.number} qid {self.qid}: {v}")
             try:
-                self.send_raw(struct.pack("<BBBBIH", C2H_TERM, 0, 24, 0, 24, v.fes).ljust(24, b"\0"))
+                self.send_raw(term_req(False, v.fes))
             except Gone:
                 pass
         except Gone:
@@ -239,7 +218,7 @@ class Connection:
             flags = (F_LAST if last else 0) | (F_SUCCESS if last and success else 0)
             if last and success:
                 self.outstanding.pop(cid, None)
-            self.send(C2H_DATA, struct.pack("<HHIII", cid, 0, off, len(part), 0), part, flags)
+            self.send(C2H_DATA, data_header(cid, 0, off, len(part)), part, flags)
         if not success:
             self.respond(cid)
 
@@ -339,7 +318,7 @@ class Connection:
         off = len(state["data"])
         n = min(state["len"] - off, self.peer.r2t_bytes or state["len"])
         state["off"], state["end"] = off, off + n
-        self.send(R2T, struct.pack("<HHIII", state["cid"], state["ttag"], off, n, 0))
+        self.send(R2T, data_header(state["cid"], state["ttag"], off, n))
 
     def h2c_data(self, flags, head, data):
         cid, ttag, off, n = struct.unpack_from("<HHII", head, 8)

@@ -6,7 +6,8 @@ import struct
 import time
 from dataclasses import dataclass
 
-from nvme_tcp_wire import C2H_DATA, C2H_TERM, F_LAST, F_SUCCESS, IC_RESP, R2T, RESP, Gone, Violation
+from nvme_tcp_pdu import data_header, ic_resp, term_req
+from nvme_tcp_wire import C2H_DATA, F_LAST, F_SUCCESS, R2T, RESP, Gone, Violation
 
 
 FAULTS_READ = ("wrong_cccid", "c2h_beyond", "c2h_offset", "c2h_far_offset", "c2h_gap", "c2h_twice", "early_success_flag",
@@ -35,7 +36,7 @@ def misbehave(c, fault, cid, opc, length, sqe):
     part = b"\xEE" * min(length, 512)
 
     def c2h(cccid, off, data, flags=F_LAST):
-        c.send(C2H_DATA, struct.pack("<HHIII", cccid, 0, off, len(data), 0), data, flags)
+        c.send(C2H_DATA, data_header(cccid, 0, off, len(data)), data, flags)
 
     if name == "cut":
         c.close()
@@ -71,7 +72,7 @@ def misbehave(c, fault, cid, opc, length, sqe):
     elif name == "early_success_flag":
         c2h(cid, 0, part[:4], F_LAST | F_SUCCESS)
     elif name == "datal_lie":
-        c.send(C2H_DATA, struct.pack("<HHIII", cid, 0, 0, len(part) + 4, 0), part, F_LAST)
+        c.send(C2H_DATA, data_header(cid, 0, 0, len(part) + 4), part, F_LAST)
     elif name == "success_without_last":
         c2h(cid, 0, part, F_SUCCESS)
     elif name == "short_success":
@@ -88,18 +89,18 @@ def misbehave(c, fault, cid, opc, length, sqe):
         c.outstanding[0xFFF0] = 0
         c.respond(0xFFF0)
     elif name == "r2t_zero":
-        c.send(R2T, struct.pack("<HHIII", cid, 9, 0, 0, 0))
+        c.send(R2T, data_header(cid, 9, 0, 0))
     elif name == "r2t_beyond":
-        c.send(R2T, struct.pack("<HHIII", cid, 9, 0, length + 512, 0))
+        c.send(R2T, data_header(cid, 9, 0, length + 512))
     elif name == "r2t_offset":
-        c.send(R2T, struct.pack("<HHIII", cid, 9, 512, length - 512, 0))
+        c.send(R2T, data_header(cid, 9, 512, length - 512))
     elif name == "r2t_twice":
-        c.send(R2T, struct.pack("<HHIII", cid, 9, 0, length, 0))
-        c.send(R2T, struct.pack("<HHIII", cid, 10, 0, length, 0))
+        c.send(R2T, data_header(cid, 9, 0, length))
+        c.send(R2T, data_header(cid, 10, 0, length))
     elif name == "r2t_for_read":
-        c.send(R2T, struct.pack("<HHIII", cid, 9, 0, length, 0))
+        c.send(R2T, data_header(cid, 9, 0, length))
     elif name == "term_req":
-        c.send_raw(struct.pack("<BBBBIH", C2H_TERM, 0, 24, 0, 24, 2).ljust(24, b"\0"))
+        c.send_raw(term_req(False, 2))
     elif name == "huge_plen":
         c.send_raw(struct.pack("<BBBBI", C2H_DATA, (1 if c.hdgst else 0) | (2 if c.ddgst else 0) | 4, 24,
                                   28 if c.hdgst else 24, 0xFFFFFFFF) + bytes(64))
@@ -110,7 +111,7 @@ def misbehave(c, fault, cid, opc, length, sqe):
     elif name == "bad_flags":
         c.send(RESP, struct.pack("<IIHHHH", 0, 0, 0, 1, cid, 0), flags=0x10)
     elif name == "second_ic_resp":
-        c.send_raw(struct.pack("<BBBBIHBBI", IC_RESP, 0, 128, 0, 128, 0, 0, 0, 4096).ljust(128, b"\0"))
+        c.send_raw(ic_resp())
     elif name == "garbage":
         c.send_raw(random.Random(1).randbytes(4096))
     else:
