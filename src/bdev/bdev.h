@@ -26,7 +26,12 @@ enum {
 }; /* submit: 0 or -errno is the result now; BDEV_PENDING: done() will bring it */
 
 enum bdev_op { BDEV_READ, BDEV_WRITE, BDEV_FLUSH, BDEV_UNMAP, BDEV_WRITE_ZEROES, BDEV_OPS };
-enum { BDEV_FUA = 1 }; /* flags: on the medium before done */
+enum {                      /* flags */
+       BDEV_FUA = 1,        /* on the medium before done */
+       BDEV_RESENT = 1 << 1 /* A service before this one may have submitted it, too: what changes
+                               blocks may be executed late once more. Backends whose requests end
+                               with their process (behind the lease's fence) ignore it. */
+};
 
 struct bdev_req {
     enum bdev_op op;

@@ -79,6 +79,11 @@ static void incoming(struct watch *w, uint32_t events)
     }
 }
 
+static int port_accept(struct nvmf_port *p)
+{
+    return watch_add(p->target->o.control, &p->watch, p->fd, EPOLLIN, incoming);
+}
+
 static int open_port(struct nvmf_port *p, const struct sockaddr_storage *addr, socklen_t len,
                      struct err *err)
 {
@@ -108,7 +113,20 @@ static int open_port(struct nvmf_port *p, const struct sockaddr_storage *addr, s
     }
     port_text(&p->addr, p->traddr, sizeof(p->traddr), &port);
     snprintf(p->trsvcid, sizeof(p->trsvcid), "%u", port);
-    return watch_add(p->target->o.control, &p->watch, p->fd, EPOLLIN, incoming);
+    return p->target->o.held ? 0 : port_accept(p);
+}
+
+void nvmf_accept(struct nvmf_target *t)
+{
+    t->o.held = false;
+    list_for_each(it, &t->ports)
+    {
+        struct nvmf_port *p = list_entry(it, struct nvmf_port, node);
+        int rc = port_accept(p);
+
+        if (rc < 0)
+            log_line(LOG_ERROR, "nvmf", "%s port %s: %s", p->traddr, p->trsvcid, strerror(-rc));
+    }
 }
 
 static void port_stop(struct nvmf_port *p)

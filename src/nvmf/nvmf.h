@@ -26,9 +26,13 @@ struct nvmf_opts {
     struct reactor **reactors; /* not running yet, or the caller is the only one to use them */
     unsigned nreactors;
     struct bdev_set *bdevs;
+    bool held; /* listeners listen, but connections wait for nvmf_accept() */
 };
 /* NULL: no memory. The target ends with the process. */
 struct nvmf_target *nvmf_create(const struct nvmf_opts *opts);
+/* After held: the configuration is complete. A host that came earlier might be told for good that
+ * it is not admitted, or that its namespace is gone. */
+void nvmf_accept(struct nvmf_target *t);
 
 /* ---- the transport: limits of all connections that are made after it was set ---- */
 struct nvmf_transport {

@@ -353,8 +353,8 @@ struct nvme_id_ctrl { /* Base 2.0, Identify Controller data structure */
     uint8_t reserved358[10];
     uint8_t megcap[16];
     uint8_t tmpthha, reserved385;
-    le16 cqt; /* Base 2.1, Command Quiesce Time, ms: after a lost association the controller ends its
-                 commands within this; 0: not reported */
+    le16 cqt; /* Base 2.1, Command Quiesce Time, ms: after a lost association the controller ends
+                 its commands within this; 0: not reported */
     uint8_t reserved388[124];
     uint8_t sqes, cqes; /* bits 3:0 required, 7:4 maximum; powers of two */
     le16 maxcmd;

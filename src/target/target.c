@@ -16,7 +16,8 @@ static int make_target(struct program *p, struct err *err)
     struct nvmf_opts opts = {.control = p->control,
                              .reactors = p->reactors,
                              .nreactors = p->nreactors,
-                             .bdevs = p->ctx.bdevs};
+                             .bdevs = p->ctx.bdevs,
+                             .held = true};
 
     p->ctx.nvmf = nvmf_create(&opts);
     return p->ctx.nvmf ? 0 : err_set(err, -ENOMEM, "no memory for the target");
@@ -51,6 +52,7 @@ static int prepare(struct program *p, struct err *err)
 
 static void ready(struct program *p)
 {
+    nvmf_accept(p->ctx.nvmf);
     log_line(LOG_INFO, "target", "ready: RPC on '%s', %u objects in the journal",
              p->opts->rpc_socket, journal_count(p->journal));
 }

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The NVMe-oF backend, driven by nvmeof_drive through the bdev door, against a target that can misbehave."""
+import json
 import os
 import queue
 import re
@@ -23,8 +24,10 @@ SLOW = 4 if os.environ.get("SANITIZER") else 1
 class Drive:
     """nvmeof_drive as a process; its lines arrive in order."""
 
-    def __init__(self, peer=None, port=None, **options):
-        argv = [program("nvmeof_drive"), "--port", str(port or peer.port)]
+    PROGRAM = "nvmeof_drive"
+
+    def __init__(self, peer=None, port=None, variant="", **options):
+        argv = [program(self.PROGRAM + variant), "--port", str(port or peer.port)]
         for name, value in options.items():
             if value is False or value is None:
                 continue
@@ -129,6 +132,70 @@ class Drive:
             assert not any(word in line for line in self.log), "\n".join(self.log)
 
 
+class Steps(Drive):
+    """nvmeof_steps: single requests, which end when they end."""
+
+    PROGRAM = "nvmeof_steps"
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.results, self.last = {}, 0
+        self.expect("ready")
+
+    def submit(self, op, *args, reactor=0, resent=False):
+        """write LBA BLOCKS BYTE, zeroes or unmap or read LBA BLOCKS, flush. Returns the request's number."""
+        self.last += 1
+        self.tell(" ".join(map(str, (op, self.last, reactor, *args, *(["resent"] if resent else [])))))
+        return self.last
+
+    def take(self, seconds):
+        """Looks at one more line, if any comes."""
+        try:
+            line = self.lines.get(timeout=seconds)
+        except queue.Empty:
+            return
+        assert line is not None and not line.startswith("error"), f"{line}\n" + "\n".join(self.log[-20:])
+        word, *rest = line.split()
+        if word == "done":
+            self.results[int(rest[0])] = (int(rest[1]), int(rest[2]), time.monotonic())
+
+    def end_of(self, number, timeout=30):
+        """Waits for it: (rc, byte, when)."""
+        deadline = time.monotonic() + timeout * SLOW
+        while number not in self.results:
+            assert time.monotonic() < deadline, f"request {number} has not ended; log:\n" + "\n".join(self.log[-20:])
+            self.take(0.2)
+        return self.results[number]
+
+    def good(self, *numbers):
+        for number in numbers:
+            rc, byte, when = self.end_of(number)
+            assert rc == 0, f"request {number}: {rc}"
+        return byte
+
+    def waits(self, number, seconds=0.5):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.take(0.05)
+        return number not in self.results
+
+    def nvme(self):
+        """Of bdev_get_bdevs."""
+        self.tell("state")
+        deadline = time.monotonic() + 10 * SLOW
+        while True:
+            line = self.lines.get(timeout=max(deadline - time.monotonic(), 0.01))
+            if line.startswith("bdev "):
+                return json.loads(line[5:])["nvme"][0]
+            self.lines.put(line)
+            time.sleep(0.01)
+
+    def leave(self):
+        self.tell("stop")
+        self.expect("stopped")
+        assert self.process.wait(10 * SLOW) == 0
+
+
 @pytest.fixture
 def drive():
     started = []
@@ -144,11 +211,26 @@ def drive():
 
 
 @pytest.fixture
+def steps():
+    started = []
+
+    def start(*args, **options):
+        s = Steps(*args, **options)
+        started.append(s)
+        return s
+
+    yield start
+    for s in started:
+        s.end()
+
+
+@pytest.fixture
 def make_peer():
     started = []
 
     def start(**options):
-        p = NvmeTcpPeer(**options).start()
+        # Nothing is late here unless a test makes it so: who says so is not waited for.
+        p = NvmeTcpPeer(**{"confirms": True, **options}).start()
         started.append(p)
         return p
 

@@ -5,6 +5,7 @@ import itertools
 import socket
 import struct
 import threading
+import time
 
 from nvme_tcp_faults import misbehave
 from nvme_tcp_wire import (C2H_DATA, C2H_TERM, CMD, DNR, F_DDGST, F_HDGST, F_LAST, F_SUCCESS, H2C_DATA, H2C_TERM, HLEN, IC_REQ,
@@ -378,11 +379,8 @@ class Connection:
             count = struct.unpack_from("<I", sqe, 40)[0] & 0xFF
             if len(data) != 16 * (count + 1):
                 raise Violation(f"DSM: {count + 1} ranges in {len(data)} bytes")
-            for i in range(count + 1):
-                _, blocks, lba = struct.unpack_from("<IIQ", data, 16 * i)
-                with peer.lock:
-                    ns.data[lba * ns.block_bytes:(lba + blocks) * ns.block_bytes] = bytes(blocks * ns.block_bytes)
-            self.respond(cid)
+            ranges = [struct.unpack_from("<IIQ", data, 16 * i) for i in range(count + 1)]
+            self.store(cid, opc, ns, [(lba * ns.block_bytes, bytes(blocks * ns.block_bytes)) for _, blocks, lba in ranges])
             return
         if opc not in (0x01, 0x02, 0x08):
             self.respond(cid, SC_INVALID_OPCODE | DNR)
@@ -393,23 +391,29 @@ class Connection:
             self.respond(cid, SC_LBA_RANGE | DNR)
             return
         if opc == 0x08:
-            with peer.lock:
-                ns.data[first:first + n] = bytes(n)
-            self.respond(cid)
+            self.store(cid, opc, ns, [(first, bytes(n))])
         elif opc == 0x01:
             if len(data) != n or length != n:
                 raise Violation(f"write of {n} bytes with {len(data)} bytes of data, SGL {length}")
-            with peer.lock:
-                ns.data[first:first + n] = data
             if cdw12 & (1 << 30):
                 peer.fua += 1
-            self.respond(cid)
+            self.store(cid, opc, ns, [(first, bytes(data))])
         else:
             if length != n:
                 raise Violation(f"read of {n} bytes with an SGL of {length}")
             with peer.lock:
                 out = bytes(ns.data[first:first + n])
             self.send_data(cid, out)
+
+    def store(self, cid, opc, ns, pieces):
+        """What changes blocks: now, and answered; or late, and never."""
+        with self.peer.lock:
+            if self.peer.catches(self, opc, ns, pieces):
+                return
+            for at, data in pieces:
+                ns.data[at:at + len(data)] = data
+            self.peer.stored.append((opc, pieces[0][0] // ns.block_bytes, time.monotonic()))
+        self.respond(cid)
 
     def dead(self):
         try:

@@ -6,11 +6,13 @@
         attach(peer.addr, peer.port, peer.nqn)
         peer.cut()              # all connections
         peer.fault = Fault("bad_ddgst", at=100)
+        peer.catch(2)           # the next two writes are neither answered nor executed before peer.execute_late()
         assert not peer.violations      # what the host has done wrong
 
 Standalone: nvme_tcp_peer.py --port 0 prints "PORT n" and serves until its stdin ends or a signal comes."""
 
 import argparse
+import collections
 import itertools
 import os
 import random
@@ -89,7 +91,7 @@ class NvmeTcpPeer:
     def __init__(self, namespaces=None, nqn="nqn.2024-01.io.opensnap:peer", port=0, addr="127.0.0.1", hdgst=False,
                  ddgst=False, inline_bytes=8192, maxh2c=131072, cpda=0, success=None, r2t_bytes=0, c2h_bytes=0, mdts=5,
                  vwc=True, oncs=0x0C, queues=64, mqes=127, pad=0, dribble=0, cut_every=0, cut_with_rst=False,
-                 vs=0x00010400, fault=None, seed=1):
+                 vs=0x00010400, fault=None, seed=1, cqt=0, confirms=False, traffic_keep_alive=False, kas=10):
         self.namespaces = namespaces if namespaces is not None else [PeerNamespace()]
         self.nqn, self.addr, self.port = nqn, addr, port
         self.hdgst, self.ddgst, self.inline_bytes, self.maxh2c = hdgst, ddgst, inline_bytes, maxh2c
@@ -99,6 +101,10 @@ class NvmeTcpPeer:
         self.cut_every = cut_every                  # an I/O connection ends after about so many PDUs
         self.cut_with_rst = cut_with_rst
         self.fault = fault
+        self.cqt, self.confirms, self.traffic_keep_alive, self.kas = cqt, confirms, traffic_keep_alive, kas
+        self.catching, self.catch_where = 0, None
+        self.late = []                              # (hostid and hostnqn, namespace, pieces): to be executed late
+        self.stored = collections.deque(maxlen=10000)   # (opcode, first block, when) of what was executed
         self.armed = None
         self.grant_unasked = self.silent_ic = self.drop_keep_alive = False
         self.pfv = 0
@@ -199,7 +205,10 @@ class NvmeTcpPeer:
             if qid == 0:
                 if cntlid != 0xFFFF:
                     raise Violation(f"CNTLID {cntlid:#x} in an admin Connect")
+                if self.confirms:       # all commands of former associations end before the answer
+                    self.execute_late((hostid, hostnqn))
                 c.ctrl = Controller(self, next(self.cntlids), c, kato)
+                c.ctrl.host = (hostid, hostnqn)
                 self.controllers[c.ctrl.cntlid] = c.ctrl
                 self.hosts.append((hostid, hostnqn))
             else:
@@ -233,9 +242,10 @@ class NvmeTcpPeer:
                              b"1".ljust(8))
             page[77] = self.mdts
             struct.pack_into("<HI", page, 78, ctrl.cntlid, self.vs)
-            struct.pack_into("<I", page, 92, 1 << 8)
+            struct.pack_into("<II", page, 92, 1 << 8, 1 << 6 if self.traffic_keep_alive else 0)
             page[111] = 1
-            struct.pack_into("<H", page, 320, 10)
+            struct.pack_into("<H", page, 320, self.kas)
+            struct.pack_into("<H", page, 386, self.cqt)
             page[512], page[513] = 0x66, 0x44
             struct.pack_into("<I", page, 516, 1024)
             struct.pack_into("<H", page, 520, self.oncs)
@@ -244,6 +254,8 @@ class NvmeTcpPeer:
             nqn = self.nqn.encode()
             page[768:768 + len(nqn)] = nqn
             struct.pack_into("<IIH", page, 1792, (64 + self.inline_bytes) // 16, 1, 0)
+            if self.confirms:
+                page[3072:3088] = b"OpenSNAP-fence-1"
         elif cns == 2:
             nsids = sorted(ns.nsid for ns in self.namespaces if ns.active and ns.nsid > nsid)[:1024]
             for i, n in enumerate(nsids):
@@ -327,6 +339,29 @@ class NvmeTcpPeer:
     def held(self):
         with self.lock:
             return sum(len(c.held) for c in self.connections)
+
+    def catch(self, count=1, where=None):
+        """The next writes, zeroes and deallocations (of those for which where(opcode, first block) holds) are accepted, never
+        answered, and executed late: by execute_late(), whatever has become of their connection."""
+        with self.lock:
+            self.catching, self.catch_where = count, where
+
+    def catches(self, connection, opc, ns, pieces):
+        if not self.catching or (self.catch_where and not self.catch_where(opc, pieces[0][0] // ns.block_bytes)):
+            return False
+        self.catching -= 1
+        self.late.append((connection.ctrl.host, ns, pieces))
+        return True
+
+    def execute_late(self, host=None):
+        """Executes what was caught (of one host). Returns how many commands."""
+        with self.lock:
+            mine = [entry for entry in self.late if host in (None, entry[0])]
+            for entry in mine:
+                self.late.remove(entry)
+                for at, data in entry[2]:
+                    entry[1].data[at:at + len(data)] = data
+        return len(mine)
 
     def namespaces_changed(self, *nsids):
         """Tells every controller that asked for it."""

@@ -2,6 +2,7 @@
 """The commands in README.md and docs/ are run as they stand there; only addresses and paths are put in place."""
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import wipe
 from snap import program
+from target import Target
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "peers"))
@@ -71,8 +73,30 @@ def test_the_disk_of_the_operator_guide(snap, tmp_path):
     wipe(snap)
 
 
+def test_the_pages_about_the_target(tmp_path):
+    with Target(tmp_path) as target:
+        with open(tmp_path / "disk.img", "wb") as image:
+            image.truncate(1 << 20)
+        with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+            ports = [str(s.getsockname()[1]) for s in (first, second)]
+        places = {"192.0.2.10": "127.0.0.1", "-s 4420": f"-s {ports[0]}", "-s 4421": f"-s {ports[1]}",
+                  "/srv/disk.img": str(tmp_path / "disk.img")}
+        lines = commands("docs/target.md", "snap_rpc.py")
+        assert len(lines) == 15
+        for line in lines:
+            for old, new in places.items():
+                line = line.replace(old, new)
+            if not line.startswith("bdev_nvme_attach_controller"):  # that one is for snap_service
+                run(target, "snap_rpc", ["-s", str(target.rpc_socket), *shlex.split(line)])
+        one, two = target.rpc("nvmf_get_subsystems")[1:]
+        assert one["namespaces"][0]["bdev_name"] == "File0" and len(one["hosts"]) == 1 and not one["allow_any_host"]
+        assert [a["trsvcid"] for a in two["listen_addresses"]] == ports
+        states = [a["ana_states"][0]["ana_state"] for a in target.rpc("nvmf_subsystem_get_listeners", nqn=two["nqn"])]
+        assert states == ["optimized", "inaccessible"]
+
+
 def test_every_link_of_the_pages_leads_somewhere():
-    for page in ("README.md", "ARCHITECTURE.md", "HACKING.md", "docs/operation.md", "docs/recovery.md"):
+    for page in ("README.md", "ARCHITECTURE.md", "HACKING.md", "docs/operation.md", "docs/recovery.md", "docs/target.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):
             assert (ROOT / page).parent.joinpath(target).exists(), f"{page} links to {target}"
 

@@ -247,6 +247,24 @@ static void begin(struct nvme_of_host *h)
         timer_arm(h->of->control, &h->reconnect_timer, 0, no_resolver);
 }
 
+/* The association is set up: those before it have ended, or will in a bounded time. A target may
+ * have become another one between them: the longer time counts. */
+static void set_fence(struct nvme_of_host *h)
+{
+    struct fence_rule rule = fence_rule_for(&h->ctrl, h->keep_alive_ms);
+
+    h->fence_delay_us = 1000ULL * MAX(rule.delay_ms, h->fence.delay_ms);
+    h->fence = rule;
+}
+
+static void tell_fences(struct nvme_of_host *h)
+{
+    list_for_each(it, &h->namespaces)
+    {
+        fence_ready(&list_entry(it, struct nof_ns, node)->fence, h->assoc, h->fence_delay_us);
+    }
+}
+
 /* What the target shows, against what we know. True when something to be saved has changed. */
 static bool compare(struct nvme_of_host *h, bool live)
 {
@@ -337,6 +355,8 @@ int host_set_up(struct nvme_of_host *h, struct err *err)
         changed = compare(h, false);
         changed |= add_new(h);
     }
+    set_fence(h);
+    tell_fences(h); /* before any queue sends */
     h->phase = HOST_READY;
     h->failures = 0;
     h->last_failure[0] = '\0';
@@ -360,6 +380,7 @@ void host_rescanned(struct nvme_of_host *h)
     bool changed = compare(h, true);
 
     changed |= add_new(h);
+    tell_fences(h);
     tell_queues(h); /* held ones are looked at again */
     if (changed)
         tell_changed(h);

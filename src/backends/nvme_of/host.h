@@ -5,6 +5,7 @@
 #ifndef BACKENDS_NVME_OF_HOST_H
 #define BACKENDS_NVME_OF_HOST_H
 
+#include "backends/nvme_of/fence.h"
 #include "backends/nvme_of/identify.h"
 #include "backends/nvme_of/nvme_of.h"
 #include "backends/nvme_of/resolve.h"
@@ -25,6 +26,7 @@ struct nof_ns {
     struct nvme_of_namespace
         id;            /* nsid and block size never change; the rest is the control thread's */
     _Atomic bool held; /* missing or changed at the target: its requests wait */
+    struct fence fence;
     char why_held[200];
     bool shared;
 };
@@ -89,7 +91,9 @@ struct nvme_of_host {
     uint64_t cap;
     uint32_t vs;
     struct nof_ctrl ctrl;
-    char last_failure[300]; /* logged already */
+    struct fence_rule fence; /* of the newest association that was set up */
+    uint64_t fence_delay_us; /* for those before it */
+    char last_failure[300];  /* logged already */
 
     /* steps.c */
     unsigned step, rdy_polls;

@@ -11,12 +11,14 @@
 enum { NOF_MAX_QUEUE_ENTRIES = 128 };
 
 struct nof_ctrl {
-    uint16_t cntlid, vid, oacs, oncs, kas;
+    uint16_t cntlid, vid, oacs, oncs, kas; /* kas: units of 100 ms */
+    uint16_t cqt_ms;                       /* 0: not reported */
     uint32_t ver, oaes;
     uint32_t max_io_bytes; /* of one command; at most 1 GiB */
     uint32_t inline_bytes; /* in an I/O queue's capsule */
     uint16_t entries;      /* of an I/O queue */
     bool volatile_cache, dsm, write_zeroes, multi_ctrl, ana;
+    bool traffic_keep_alive, fence_mark;     /* NVME_VS_FENCE_MARK */
     char sn[21], mn[41], fr[9], subnqn[224]; /* printable, without trailing spaces */
 };
 

@@ -18,21 +18,24 @@ enum {
     ZERO_PIECES = 16,
 };
 
-enum io_state { IO_PENDING, IO_HELD, IO_DELAYED, IO_ACTIVE, IO_ENDED };
+enum io_state { IO_PENDING, IO_HELD, IO_FENCED, IO_DELAYED, IO_ACTIVE, IO_ENDED };
 
 /* Lives in bdev_req.backend. */
 struct nof_io {
     struct list node; /* in the list of its state */
     struct bdev_req *req;
     struct nof_ns *ns;
-    uint64_t seq; /* order of arrival */
+    uint64_t seq;   /* order of arrival */
+    uint64_t guard; /* number, see fence.h; 0: none */
     enum io_state state;
     int rc;
     uint32_t total, issued, finished; /* blocks; flush and unmap: 1 command */
     uint32_t out;                     /* commands with the target */
     uint8_t tries, losses;
     bool retry;
-    bool uncertain; /* was with the target when a connection was lost: may still be executed */
+    bool uncertain; /* was with the target when a connection was lost: may still be executed, as
+                       long as the fence lasts */
+    bool lost;      /* now; for io_connection_lost() */
     uint8_t wait_ticks;
     char *copy; /* of the data of a write, when the caller's memory may not be used */
     struct iovec copy_iov;
@@ -52,6 +55,19 @@ static const struct iovec zero_iov[ZERO_PIECES] = {
 static struct nof_io *io_of(struct bdev_req *req)
 {
     return (struct nof_io *)(void *)req->backend;
+}
+
+static bool changes_blocks(const struct nof_io *io)
+{
+    return io->req->op != BDEV_READ && io->req->op != BDEV_FLUSH;
+}
+
+/* Takes it out of its list. */
+static void leave_list(struct nof_io *io)
+{
+    list_remove(&io->node);
+    if (unlikely(io->state == IO_FENCED))
+        atomic_fetch_sub_explicit(&io->ns->fence.waiting, 1, memory_order_relaxed);
 }
 
 /* ---- ends ---- */
@@ -83,7 +99,7 @@ static void run_ended(struct timer *t)
  * slot. */
 static void io_end_later(struct nof_queue *q, struct nof_io *io, int rc)
 {
-    list_remove(&io->node);
+    leave_list(io);
     io->state = IO_ENDED;
     io->rc = rc;
     list_append(&q->ended, &io->node);
@@ -95,7 +111,7 @@ static void io_end_later(struct nof_queue *q, struct nof_io *io, int rc)
 
 static void move_to(struct list *list, struct nof_io *io, enum io_state state)
 {
-    list_remove(&io->node);
+    leave_list(io);
     io->state = state;
     list_append(list, &io->node);
 }
@@ -112,7 +128,7 @@ static void requeue(struct nof_queue *q, struct nof_io *io)
 {
     struct list *at = q->pending.prev;
 
-    list_remove(&io->node);
+    leave_list(io);
     io->state = IO_PENDING;
     start_over(io);
     while (at != &q->pending && list_entry(at, struct nof_io, node)->seq > io->seq)
@@ -154,6 +170,50 @@ static void delay(struct nof_queue *q, struct nof_io *io)
     move_to(&q->delayed, io, IO_DELAYED);
     if (!q->retry_timer.armed)
         timer_arm(q->r, &q->retry_timer, RETRY_TICK_MS, retry_tick);
+}
+
+/* ---- the fence against late writes ---- */
+
+static uint64_t end_of(const struct nof_io *io)
+{
+    return io->req->lba + io->req->nblocks;
+}
+
+/* Of association assoc (0: of another process) it may be executed late. */
+static void guard(struct nof_io *io, uint64_t assoc)
+{
+    fence_add(&io->ns->fence, assoc, io->req->lba, end_of(io), &io->guard);
+}
+
+static uint64_t fenced_until(struct nof_queue *q, const struct nof_io *io, uint64_t number)
+{
+    return fence_blocks(&io->ns->fence, reactor_now_us(q->r), io->req->lba, end_of(io), number);
+}
+
+static void fence_tick(struct timer *t)
+{
+    struct nof_queue *q = container_of(t, struct nof_queue, fence_timer);
+
+    io_look_again(q);
+    io_pump(q);
+    tcp_flush(&q->conn);
+}
+
+/* Waits when it would overtake the late copy of another one. A new association looks again. */
+static bool fenced(struct nof_queue *q, struct nof_io *io)
+{
+    uint64_t until, now = reactor_now_us(q->r);
+
+    if (!changes_blocks(io) || io->issued > 0)
+        return false;
+    until = fenced_until(q, io, io->guard);
+    if (until == FENCE_OVER)
+        return false;
+    move_to(&q->fenced, io, IO_FENCED);
+    atomic_fetch_add_explicit(&io->ns->fence.waiting, 1, memory_order_relaxed);
+    if (until != FENCE_UNKNOWN && (!q->fence_timer.armed || q->fence_timer.due_us > until))
+        timer_arm(q->r, &q->fence_timer, (until - now) / 1000 + 1, fence_tick);
+    return true;
 }
 
 /* ---- sending ---- */
@@ -279,6 +339,9 @@ void io_pump(struct nof_queue *q)
             io_end_later(q, io, 0);
         else if (unlikely(io->req->op == BDEV_UNMAP && !q->target.dsm))
             io_end_later(q, io, -EOPNOTSUPP);
+        else if (unlikely(atomic_load_explicit(&io->ns->fence.active, memory_order_relaxed)) &&
+                 fenced(q, io))
+            continue;
         else
             issue(q, io, tcp_cmd_get(&q->conn));
     }
@@ -329,7 +392,7 @@ void io_connection_lost(struct nof_queue *q)
         struct nof_io *io = cmd->arg;
 
         if (io && tcp_cmd_started(cmd))
-            io->uncertain = true;
+            io->uncertain = io->lost = true;
     }
     /* Those of which a part has been sent are the first of pending. */
     list_for_each(it, &q->pending)
@@ -349,11 +412,22 @@ void io_connection_lost(struct nof_queue *q)
     requeue_all(q, &q->active);
     requeue_all(q, &q->delayed);
     timer_cancel(&q->retry_timer);
+    /* In the order of arrival: the first of two that overlap is sent at once, the second waits. */
+    list_for_each(it, &q->pending)
+    {
+        struct nof_io *io = list_entry(it, struct nof_io, node);
+
+        if (io->lost && changes_blocks(io))
+            guard(io, q->target.assoc);
+        io->lost = false;
+    }
 }
 
 void io_look_again(struct nof_queue *q)
 {
     requeue_all(q, &q->held);
+    timer_cancel(&q->fence_timer);
+    requeue_all(q, &q->fenced);
 }
 
 /* ---- requests ---- */
@@ -374,6 +448,10 @@ int queue_submit(struct nof_queue *q, struct nof_ns *ns, struct bdev_req *req)
         .total = req->op == BDEV_FLUSH || req->op == BDEV_UNMAP ? 1 : req->nblocks,
     };
     list_append(&q->pending, &io->node);
+    if (unlikely(req->flags & BDEV_RESENT) && changes_blocks(io)) {
+        io->uncertain = true;
+        guard(io, 0);
+    }
     io_pump(q);
     return BDEV_PENDING;
 }
@@ -418,7 +496,7 @@ static bool harmless(struct nof_queue *q, const struct nof_io *io)
 {
     if (io->req->op == BDEV_READ || io->req->op == BDEV_FLUSH)
         return true;
-    if (io->uncertain)
+    if (io->uncertain && fenced_until(q, io, 0) != FENCE_OVER)
         return false;
     for (struct tcp_cmd *cmd = NULL; (cmd = tcp_next_busy(&q->conn, cmd));)
         if (cmd->arg == io && tcp_cmd_started(cmd))
@@ -442,6 +520,7 @@ void io_init(struct nof_queue *q)
 {
     list_init(&q->pending);
     list_init(&q->held);
+    list_init(&q->fenced);
     list_init(&q->delayed);
     list_init(&q->active);
     list_init(&q->ended);
@@ -450,5 +529,6 @@ void io_init(struct nof_queue *q)
 void io_stop(struct nof_queue *q)
 {
     timer_cancel(&q->ended_timer);
+    timer_cancel(&q->fence_timer);
     timer_cancel(&q->retry_timer);
 }

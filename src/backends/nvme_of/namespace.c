@@ -78,6 +78,18 @@ static json_t *ctrlr_data(const struct nof_ctrl *c)
                      (int)c->multi_ctrl, "ana_reporting", (int)c->ana);
 }
 
+/* How late writes of a lost association are fenced off; now, for how many ranges and requests. */
+static void describe_fence(struct nof_ns *ns, json_t *entry)
+{
+    unsigned ranges = fence_ranges(&ns->fence), waiting = atomic_load(&ns->fence.waiting);
+
+    json_object_set_new(entry, "fence", json_string(fence_kind_name(ns->host->fence.kind)));
+    if (ranges == 0)
+        return;
+    json_object_set_new(entry, "fence_ranges", json_integer(ranges));
+    json_object_set_new(entry, "fence_waiting", json_integer(waiting));
+}
+
 static void describe(void *dev, struct json_t *out)
 {
     struct nof_ns *ns = dev;
@@ -90,12 +102,11 @@ static void describe(void *dev, struct json_t *out)
                       "ctrlr_data", ctrlr_data(&h->ctrl), "vs", "nvme_version", version, "ns_data",
                       "id", (json_int_t)ns->id.nsid, "can_share", (int)ns->shared, "state",
                       ns->held ? "held" : nvme_of_state(h));
+    describe_fence(ns, entry);
     if (entry && ns->held)
         json_object_set_new(entry, "held_because", json_string(ns->why_held));
     json_object_set_new(out, "nvme", json_pack("[o]", entry));
     json_object_set_new(out, "mp_policy", json_string("active_passive"));
-    /* No late write of a lost association is held back yet. */
-    json_object_set_new(out, "fence", json_string("none"));
 }
 
 static void destroy(void *dev)
@@ -103,6 +114,7 @@ static void destroy(void *dev)
     struct nof_ns *ns = dev;
 
     list_remove(&ns->node);
+    fence_fini(&ns->fence);
     free(ns);
 }
 
@@ -162,9 +174,11 @@ int ns_add(struct nvme_of_host *h, const struct nvme_of_namespace *id, bool shar
     ns->host = h;
     ns->id = *id;
     ns->shared = shared;
+    fence_init(&ns->fence);
     snprintf(ns->id.bdev, sizeof(ns->id.bdev), "%sn%u", h->name, id->nsid);
     rc = bdev_register(h->of->bdevs, ns->id.bdev, &nvme_of_bdev_ops, ns, &info, &ns->bd, err);
     if (rc) {
+        fence_fini(&ns->fence);
         free(ns);
         return rc;
     }

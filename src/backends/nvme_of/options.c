@@ -10,7 +10,12 @@
 #include <string.h>
 #include <strings.h>
 
-enum { DEFAULT_TIMEOUT_MS = 10000, DEFAULT_IO_TIMEOUT_MS = 30000, MAX_TIMEOUT_MS = 600000 };
+enum {
+    DEFAULT_TIMEOUT_MS = 10000,
+    DEFAULT_KEEP_ALIVE_MS = 5000, /* also: a fence by time lasts two or three of it */
+    DEFAULT_IO_TIMEOUT_MS = 30000,
+    MAX_TIMEOUT_MS = 600000,
+};
 
 static int copy_text(char *out, size_t size, const char *text, const char *what, struct err *err)
 {
@@ -128,7 +133,8 @@ int host_options(struct nvme_of_host *h, const struct nvme_of_opts *o, struct er
     h->phase_timeout_ms = bounded_ms(o->connect_timeout_us / 1000, DEFAULT_TIMEOUT_MS);
     if (o->connect_timeout_us && o->connect_timeout_us < 1000)
         h->phase_timeout_ms = 1;
-    h->keep_alive_ms = bounded_ms(o->keep_alive_ms, DEFAULT_TIMEOUT_MS);
+    h->keep_alive_ms = bounded_ms(o->keep_alive_ms, DEFAULT_KEEP_ALIVE_MS);
+    h->fence.kind = fence_rule_for(NULL, h->keep_alive_ms).kind; /* until the target is known */
     h->io_timeout_ms = bounded_ms(o->io_timeout_ms, DEFAULT_IO_TIMEOUT_MS);
     h->changed = o->changed;
     h->changed_arg = o->changed_arg;

@@ -32,8 +32,8 @@ struct nof_queue {
     unsigned limit;   /* commands at a time */
     uint64_t next_seq;
     struct nof_target target;
-    struct list pending, held, delayed, active, ended;
-    struct timer ended_timer, retry_timer;
+    struct list pending, held, fenced, delayed, active, ended;
+    struct timer ended_timer, retry_timer, fence_timer;
     struct nvme_fabrics_connect_data connect_data;
     struct iovec connect_iov;
     struct nvme_dsm_range ranges[QUEUE_SLOTS]; /* by slot */
@@ -57,7 +57,8 @@ void io_command_done(struct nof_queue *q, void *arg, uint32_t blocks, uint16_t s
 /* The connection is going: all requests wait again, in the order of their arrival. Before
  * tcp_close(). */
 void io_connection_lost(struct nof_queue *q);
-/* Requests of held namespaces wait with the others again; io_pump() looks at their namespaces. */
+/* Requests of held namespaces and behind the fence wait with the others again; io_pump() looks at
+ * them. */
 void io_look_again(struct nof_queue *q);
 /* There are no requests any more. */
 void io_stop(struct nof_queue *q);

@@ -176,10 +176,21 @@ static int compare_ns(const struct nvme_state_ns *st, uint32_t nsid, struct nvme
     if (st->block_bytes != 1U << ns->block_shift)
         return err_set(err, -ESTALE, "identity: block size of namespace %u was %u, is %u", nsid,
                        st->block_bytes, 1U << ns->block_shift);
-    if (st->nblocks != ns->nblocks)
+    if (st->nblocks > ns->nblocks)
         return err_set(err, -ESTALE, "identity: capacity of namespace %u was %llu blocks, is %llu",
                        nsid, (unsigned long long)st->nblocks, (unsigned long long)ns->nblocks);
     return 0;
+}
+
+/* A disk may grow while no service is there. The host hears of it once it is served again. */
+static void tell_grown(struct nvme_dev *dev)
+{
+    for (unsigned i = 0; i < nvme_state_ns_used(dev->st); i++) {
+        uint32_t nsid = atomic_load(&dev->st->ns[i].nsid);
+
+        if (nsid && nvme_dev_ns_slow(dev, nsid)->nblocks > dev->st->ns[i].nblocks)
+            nvme_event_ns_changed(dev, nsid);
+    }
 }
 
 int nvme_adopt_identity(struct nvme_dev *dev, struct err *err)
@@ -212,6 +223,7 @@ int nvme_adopt_identity(struct nvme_dev *dev, struct err *err)
         if (rc < 0)
             return rc;
     }
+    tell_grown(dev);
     return 0;
 }
 
@@ -383,6 +395,7 @@ static void restart_one(struct nvme_req *req)
         nvme_req_finish(req, NVME_SC_INTERNAL_ERROR);
         return;
     }
+    req->resent = BDEV_RESENT;
     nvme_req_start(req);
 }
 

@@ -192,7 +192,7 @@ static void another_serial_number_fails_the_device(void **state)
     refused(*state, &(struct service_opts){.sn = "OTHER"}, "serial number was MNC12, is OTHER");
 }
 
-static void another_capacity_fails_the_device(void **state)
+static void less_capacity_fails_the_device(void **state)
 {
     refused(*state, &(struct service_opts){.blocks = DISK_BLOCKS / 2}, "capacity of namespace 1");
 }
@@ -247,6 +247,35 @@ static void a_namespace_attached_in_between_is_told(void **state)
     service_start(&x->s, &x->m);
     turns(x);
     assert_false(host_take(&x->h, 0, &cqe));
+}
+
+static void a_namespace_that_has_grown_in_between_is_told(void **state)
+{
+    struct fixture *x = *state;
+    struct nvme_sqe aer = {.opc = NVME_ADMIN_ASYNC_EVENT, .cid = le16_of(100)};
+    struct nvme_sqe set = {.opc = NVME_ADMIN_SET_FEATURES,
+                           .cdw10 = le32_of(NVME_FEAT_ASYNC_EVENT),
+                           .cdw11 = le32_of(NVME_OAES_NS_ATTR)};
+    struct nvme_sqe identify = {.opc = NVME_ADMIN_IDENTIFY,
+                                .nsid = le32_of(1),
+                                .prp1 = le64_of(GPA_DATA),
+                                .cdw10 = le32_of(NVME_CNS_NS)};
+    struct service_opts o = {.blocks = DISK_BLOCKS * 2};
+    struct nvme_cqe cqe;
+    struct err err;
+
+    run_ok(x, 0, set);
+    host_submit(&x->h, 0, &aer);
+    turns(x);
+    service_stop(&x->s);
+    assert_int_equal(service_try(&x->s, &x->m, &o, &err), 0);
+    turns(x);
+    assert_true(host_take(&x->h, 0, &cqe));
+    assert_int_equal(le16_get(cqe.cid), 100);
+    assert_int_equal(le32_get(cqe.dw0), 0x040002);
+    run_ok(x, 0, identify);
+    assert_int_equal(le64_get(((const struct nvme_id_ns *)(x->m.ram + GPA_DATA))->nsze),
+                     DISK_BLOCKS * 2);
 }
 
 static void reset_done(void *arg)
@@ -383,10 +412,11 @@ int main(void)
         T(event_requests_survive_any_number_of_services),
         T(all_vectors_are_signalled_after_adoption),
         T(another_serial_number_fails_the_device),
-        T(another_capacity_fails_the_device),
+        T(less_capacity_fails_the_device),
         T(another_number_of_queues_fails_the_device),
         T(a_missing_namespace_fails_the_device),
         T(a_namespace_attached_in_between_is_told),
+        T(a_namespace_that_has_grown_in_between_is_told),
         T(a_failed_device_is_well_after_a_reset),
         T(without_a_host_everything_may_change),
         T(another_epoch_voids_queues_and_records),

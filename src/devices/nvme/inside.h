@@ -63,6 +63,7 @@ struct nvme_req {
         struct nvme_req *req); /* admin: its completion is stored; a side effect may follow */
     uint32_t effect;           /* for on_intent */
     uint32_t step, steps;      /* commands that become several bdev requests */
+    uint32_t resent;           /* BDEV_RESENT: recovered, a service before us may have sent it */
     void *big;                 /* NVME_IOV_MAX iovecs from the pool, or NULL */
     struct iovec inline_iov[NVME_IOV_INLINE];
     struct bdev_req io;

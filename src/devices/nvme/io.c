@@ -113,7 +113,7 @@ static nvme_status io_write(struct nvme_req *req)
     if (unlikely(st != NVME_SC_SUCCESS))
         return st;
     req->io.op = BDEV_WRITE;
-    req->io.flags = fua(req);
+    req->io.flags = fua(req) | req->resent;
     ns->st->writes++;
     ns->st->bytes_written += bytes;
     counter_add(&dev->stats[req->sq->qid].writes, 1);
@@ -137,7 +137,7 @@ static nvme_status io_write_zeroes(struct nvme_req *req)
         return NVME_DNR(NVME_SC_NS_WRITE_PROTECTED);
     /* DEAC or not, the blocks read as zeroes; the backend deallocates where it can. */
     req->io.op = BDEV_WRITE_ZEROES;
-    req->io.flags = fua(req);
+    req->io.flags = fua(req) | req->resent;
     req->io.iov = NULL;
     req->io.iovcnt = 0;
     ns->st->writes++;
@@ -207,7 +207,7 @@ static nvme_status dsm_step(struct nvme_req *req)
         if (le32_get(r->nlb) == 0)
             continue;
         req->io.op = BDEV_UNMAP;
-        req->io.flags = 0;
+        req->io.flags = req->resent;
         req->io.lba = le64_get(r->slba);
         req->io.nblocks = le32_get(r->nlb);
         req->io.iov = NULL;

@@ -72,6 +72,7 @@ struct nvme_req *nvme_req_take(struct nvme_sq *sq)
     req->detach = NVME_ATTACHED;
     req->dw0 = 0;
     req->ns = NULL;
+    req->resent = 0;
     req->on_intent = NULL;
     return req;
 }

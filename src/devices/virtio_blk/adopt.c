@@ -113,7 +113,9 @@ int vblk_adopt_identity(struct vblk_dev *dev, struct err *err)
         return err_set(err, -ESTALE, "identity: UUID of the bdev was %s, is %s", was, is);
     if (id->block_bytes != 1U << dev->disk.block_shift)
         return differs(err, "block size", id->block_bytes, 1U << dev->disk.block_shift);
-    if (id->nblocks != dev->disk.nblocks)
+    if (id->nblocks > dev->disk.nblocks)
         return differs(err, "capacity in blocks", id->nblocks, dev->disk.nblocks);
+    if (id->nblocks < dev->disk.nblocks) /* a disk may grow while no service is there */
+        vblk_config_put(dev, true);
     return 0;
 }

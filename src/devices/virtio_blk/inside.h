@@ -37,6 +37,7 @@ struct vblk_req {
     struct virtq_iov io;
     uint32_t type;
     uint32_t step, steps; /* ranges of a discard or write zeroes; they lie in big */
+    uint32_t resent;      /* BDEV_RESENT: recovered, a service before us may have sent it */
     uint16_t slot;
     uint8_t state, detach; /* enum vblk_req_state, enum vblk_detach */
     bool last_away;        /* the status byte's memory was taken away meanwhile */
@@ -161,7 +162,7 @@ void vblk_queue_restart(struct vblk_queue *q);    /* live chains of an adopted o
 bool vblk_queue_held(const struct vblk_queue *q); /* may not fetch */
 
 /* ---- request.c ---- */
-void vblk_req_start(struct vblk_queue *q, unsigned slot);
+void vblk_req_start(struct vblk_queue *q, unsigned slot, uint32_t resent); /* 0 or BDEV_RESENT */
 /* Ends a recovered chain with an I/O error, not executed. */
 void vblk_req_fail(struct vblk_queue *q, unsigned slot);
 void vblk_restart_held(struct vblk_dev *dev);

@@ -301,7 +301,7 @@ unsigned vblk_queue_fetch(struct vblk_queue *q)
     }
     virtq_relax(q->vq);
     for (unsigned i = 0; i < n; i++)
-        vblk_req_start(q, slots[i]);
+        vblk_req_start(q, slots[i], 0);
     look_if_broken(q);
     return n;
 }
@@ -332,7 +332,7 @@ static void restart_one(struct vblk_queue *q, unsigned slot)
         vblk_req_fail(q, slot);
         return;
     }
-    vblk_req_start(q, slot);
+    vblk_req_start(q, slot, BDEV_RESENT);
 }
 
 void vblk_queue_restart(struct vblk_queue *q)

@@ -267,7 +267,7 @@ static uint8_t start_rw(struct vblk_req *req, uint64_t sector, bool write)
             req->bdev.iovcnt--;
     }
     req->bdev.op = write ? BDEV_WRITE : BDEV_READ;
-    req->bdev.flags = write && (req->q->through || !dev->writeback) ? BDEV_FUA : 0;
+    req->bdev.flags = (write && (req->q->through || !dev->writeback) ? BDEV_FUA : 0) | req->resent;
     return submit(req);
 }
 
@@ -333,7 +333,8 @@ static uint8_t next_range(struct vblk_req *req)
         if (req->bdev.nblocks == 0)
             continue;
         req->bdev.op = zeroes(req) ? BDEV_WRITE_ZEROES : BDEV_UNMAP;
-        req->bdev.flags = zeroes(req) && (req->q->through || !dev->writeback) ? BDEV_FUA : 0;
+        req->bdev.flags =
+            (zeroes(req) && (req->q->through || !dev->writeback) ? BDEV_FUA : 0) | req->resent;
         req->bdev.iov = NULL;
         req->bdev.iovcnt = 0;
         status = submit(req);
@@ -482,10 +483,11 @@ static struct vblk_req *req_at(struct vblk_queue *q, unsigned slot)
     return req;
 }
 
-void vblk_req_start(struct vblk_queue *q, unsigned slot)
+void vblk_req_start(struct vblk_queue *q, unsigned slot, uint32_t resent)
 {
     struct vblk_req *req = req_at(q, slot);
 
+    req->resent = resent;
     virtq_set_starts(q->vq, slot, (uint8_t)(virtq_starts(q->vq, slot) + 1));
     start(req);
 }
