@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * backends/backends.h - makes the devices that need no connection: null, memory, files and block
- * devices. Thread: control. Strings are copied. On success the device is registered in set and *ret
- * (which may be NULL) is it; deleting is bdev_unregister(). bdev_ops_of()->kind is "null",
- * "malloc", "aio" or "uring". uuid NULL: derived from the kind and the name or path, the same in
- * every run. */
+ * devices, and those that stand on another one: delay and error. Thread: control. Strings are
+ * copied. On success the device is registered in set and *ret (which may be NULL) is it; deleting
+ * is bdev_unregister(). bdev_ops_of()->kind is "null", "malloc", "aio", "uring", "delay" or
+ * "error". uuid NULL: derived from the kind and the name or path, the same in every run. */
 #ifndef BACKENDS_BACKENDS_H
 #define BACKENDS_BACKENDS_H
 
@@ -56,5 +56,46 @@ int file_bdev_create(struct bdev_set *set, const struct file_opts *opts, struct 
 /* Looks at the size again (bdev_aio_rescan, bdev_uring_rescan). -EINVAL when bd is not such a
  * device. */
 int file_bdev_rescan(struct bdev *bd, struct err *err);
+
+/* "delay": another bdev, which it claims, but slow. A request is accepted, waits, and only then is
+ * given to the base; its end comes with the base's. Writes, discards and zeroes have the latency of
+ * a write, flushes none; one request in a hundred has the p99 one. Once accepted a write is done,
+ * cancelled or not; a waiting read ends early. A change of latency is for requests that come later:
+ * with 0 they overtake those that wait. */
+enum delay_kind { DELAY_AVG_READ, DELAY_P99_READ, DELAY_AVG_WRITE, DELAY_P99_WRITE, DELAY_KINDS };
+struct delay_opts {
+    const char *name;
+    struct bdev *base;
+    uint64_t latency_us[DELAY_KINDS];
+    const struct bdev_uuid *uuid;
+};
+int delay_bdev_create(struct bdev_set *set, const struct delay_opts *opts, struct bdev **ret,
+                      struct err *err);
+/* -EINVAL when bd is not such a device. */
+int delay_bdev_update(struct bdev *bd, enum delay_kind kind, uint64_t us, struct err *err);
+
+/* "Error Injection Disk" EE_<base>: another bdev, which it claims, but some of its requests fail.
+ * Which is not saved: a new program begins without errors. */
+enum error_type {
+    ERROR_FAILURE,      /* -EIO at once, without effect */
+    ERROR_PENDING,      /* without effect, and without an end until it is cancelled or cleared */
+    ERROR_CORRUPT_DATA, /* one byte of what is read or written is another; others are as ever */
+    ERROR_NOMEM,        /* -ENOMEM at once, without effect */
+};
+struct error_injection {
+    enum error_type type;
+    uint32_t num;         /* requests; 0: no more */
+    uint64_t queue_depth; /* only when so many others are at the base, of the same reactor */
+    uint64_t corrupt_offset;
+    uint8_t corrupt_value; /* xor; not 0 */
+};
+int error_bdev_create(struct bdev_set *set, struct bdev *base, const struct bdev_uuid *uuid,
+                      struct bdev **ret, struct err *err);
+/* ops: bits of bdev_op, whose former injection it replaces. -EINVAL when bd is not such a device.
+ */
+int error_bdev_inject(struct bdev *bd, unsigned ops, const struct error_injection *f,
+                      struct err *err);
+/* No more errors; pending requests end with -EIO. */
+int error_bdev_clear(struct bdev *bd, struct err *err);
 
 #endif

@@ -35,10 +35,9 @@ void bdev_set_destroy(struct bdev_set *set)
 {
     if (!set)
         return;
-    list_for_each_safe(it, &set->devices)
-    {
-        bdev_free(list_entry(it, struct bdev, node));
-    }
+    /* The newest first: a bdev that stands on another one lets go of it. */
+    while (!list_empty(&set->devices))
+        bdev_free(list_entry(set->devices.prev, struct bdev, node));
     free(set);
 }
 

@@ -91,7 +91,8 @@ struct bdev_ops {
 /* ---- for control: the set of devices, control thread ---- */
 struct bdev_set;
 struct bdev_set *bdev_set_create(void);
-/* Destroys the devices too; no channel is open and nothing is claimed any more. */
+/* Destroys the devices too, the newest first; no channel is open, and only devices of the set claim
+ * others. */
 void bdev_set_destroy(struct bdev_set *set);
 /* Registers a device; the name is copied. -EEXIST, -EINVAL. On success the set owns dev by
  * ops->destroy. */

@@ -68,6 +68,8 @@ struct timer {
 /* Arms (or re-arms) t to fire once after delay_ms. t must have been zeroed before its first use. */
 void timer_arm(struct reactor *r, struct timer *t, uint64_t delay_ms,
                void (*fire)(struct timer *t));
+void timer_arm_us(struct reactor *r, struct timer *t, uint64_t delay_us,
+                  void (*fire)(struct timer *t));
 void timer_cancel(struct timer *t);
 
 /* ---- pollers: called every turn while the reactor is awake ---- */

@@ -3,14 +3,15 @@
 
 #include <time.h>
 
-void timer_arm(struct reactor *r, struct timer *t, uint64_t delay_ms, void (*fire)(struct timer *t))
+void timer_arm_us(struct reactor *r, struct timer *t, uint64_t delay_us,
+                  void (*fire)(struct timer *t))
 {
     struct timespec ts;
     struct list *at;
 
     timer_cancel(t);
     clock_gettime(CLOCK_MONOTONIC, &ts);
-    t->due_us = (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000 + delay_ms * 1000;
+    t->due_us = (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000 + delay_us;
     t->fire = fire;
     t->armed = true;
     /* Most timers are the latest: look from the end. */
@@ -18,6 +19,11 @@ void timer_arm(struct reactor *r, struct timer *t, uint64_t delay_ms, void (*fir
         if (list_entry(at, struct timer, node)->due_us <= t->due_us)
             break;
     list_prepend(at, &t->node);
+}
+
+void timer_arm(struct reactor *r, struct timer *t, uint64_t delay_ms, void (*fire)(struct timer *t))
+{
+    timer_arm_us(r, t, delay_ms * 1000, fire);
 }
 
 void timer_cancel(struct timer *t)

@@ -25,8 +25,9 @@ def wipe(snap):
     for c in snap.rpc("bdev_nvme_get_controllers"):
         snap.rpc("bdev_nvme_detach_controller", name=c["name"])
     delete = {"Null disk": "bdev_null_delete", "Malloc disk": "bdev_malloc_delete",
-              "AIO disk": "bdev_aio_delete", "URING bdev": "bdev_uring_delete"}
-    for b in snap.rpc("bdev_get_bdevs"):
+              "AIO disk": "bdev_aio_delete", "URING bdev": "bdev_uring_delete", "delay": "bdev_delay_delete",
+              "Error Injection Disk": "bdev_error_delete"}
+    for b in reversed(snap.rpc("bdev_get_bdevs")):  # the newest first: one may stand on another
         snap.rpc(delete[b["product_name"]], name=b["name"])
 
 
