@@ -14,6 +14,7 @@ from test_remote_fence import BESIDE, BLOCKS, LBA, NEW, OLD, TOPOLOGY, NvmeHost,
 
 NQN = "nqn.2026-01.org.example:late"
 LATE_US = 2500000
+VERY_LATE_US = 8000000      # the counter-proof needs a restart and a reconnection within it
 DISK_BLOCKS = 8192
 KINDS = ("avg_read", "p99_read", "avg_write", "p99_write")
 
@@ -83,10 +84,10 @@ def late_disks(tmp_path, target_program="snap_target"):
                 h.close()
 
 
-def overtaken(target, proxy, snap, hosts, how):
+def overtaken(target, proxy, snap, hosts, how, late_us=LATE_US):
     """One round; what is wrong."""
     found = []
-    target.write_latency(LATE_US)
+    target.write_latency(late_us)
     old = [h.write(LBA, OLD * 512 * BLOCKS) for h in hosts]
     wait(lambda: target.held() == [1, 1], "the target has accepted both writes")
     target.write_latency(0)     # whatever comes later overtakes them, if it is let in
@@ -173,7 +174,7 @@ def test_connect_is_answered_when_the_old_writes_are_over(tmp_path):
 @pytest.mark.parametrize("how", ["kill", "cut"])
 def test_without_the_fence_of_the_target_late_writes_are_found_out(tmp_path, how):
     with late_disks(tmp_path, "snap_target_no_fence") as parts:
-        found = overtaken(*parts, how)
+        found = overtaken(*parts, how, VERY_LATE_US)
         assert any("the older write is back" in f for f in found), f"not found out: {found}"
 
 
