@@ -169,6 +169,31 @@ def test_connect_is_answered_when_the_old_writes_are_over(tmp_path):
             assert connect_late(target) == (False, False)
 
 
+def test_a_command_that_hangs_ends_with_its_connection_or_when_errors_are_cleared(tmp_path):
+    host = (bytes(range(16)), "nqn.2026-01.org.example:host")
+    with LateTarget(tmp_path) as target:
+        target.rpc("bdev_error_create", base_name="Base1")
+        nsid = target.rpc("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": "EE_Base1"})
+        for end in ("close", "clear"):
+            target.rpc("bdev_error_inject_error", name="EE_Base1", io_type="write", error_type="pending")
+            admin = Queue(target.port, NQN, host)
+            admin.connect()
+            cntlid = admin.connected()
+            admin.enable()
+            io = Queue(target.port, NQN, host, 1, cntlid)
+            io.connect()
+            assert io.connected() == cntlid
+            hangs, done = io.write(LBA, OLD * 512, nsid), io.write(LBA + 1, NEW * 512, nsid)
+            assert io.answer()[:2] == (done, 0) and io.answer(0.3) is None
+            if end == "clear":
+                target.rpc("bdev_error_inject_error", name="EE_Base1", io_type="clear", error_type="failure")
+                cid, status, _ = io.answer()
+                assert cid == hangs and status
+            io.close()
+            admin.close()
+            wait(lambda: target.rpc("nvmf_subsystem_get_controllers", nqn=NQN) == [], "the controller is gone")
+
+
 # ---- the counter-proof ----
 
 @pytest.mark.parametrize("how", ["kill", "cut"])
