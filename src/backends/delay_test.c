@@ -290,7 +290,6 @@ static void the_base_is_claimed_and_its_size_followed(void **state)
     assert_int_equal(bdev_claims(f->base), 1);
     test_io_close(f->t);
     assert_int_equal(bdev_unregister(f->delay, NULL, NULL, &err), 0);
-    test_io_call(f->t, test_io_nothing); /* the base's channel */
     assert_int_equal(bdev_claims(f->base), 0);
     assert_int_equal(bdev_unregister(f->base, NULL, NULL, &err), 0);
 }
