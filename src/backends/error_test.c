@@ -185,7 +185,6 @@ static void the_base_is_claimed(void **state)
     assert_int_equal(error_bdev_create(f->t->set, f->base, NULL, NULL, NULL), -EEXIST);
     test_io_close(f->t);
     assert_int_equal(bdev_unregister(f->error, NULL, NULL, NULL), 0);
-    test_io_call(f->t, test_io_nothing);
     assert_int_equal(bdev_unregister(f->base, NULL, NULL, NULL), 0);
 }
 

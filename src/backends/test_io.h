@@ -140,6 +140,7 @@ static inline void test_io_close(struct test_io *t)
 {
     test_io_call(t, test_io_put);
     test_io_call(t, test_io_nothing); /* closed in a later turn */
+    test_io_call(t, test_io_nothing); /* so is, then, the one of a bdev it stands on */
 }
 
 static inline struct test_io *test_io_create(void)

@@ -14,6 +14,7 @@ from test_remote_fence import BESIDE, BLOCKS, LBA, NEW, OLD, TOPOLOGY, NvmeHost,
 
 NQN = "nqn.2026-01.org.example:late"
 LATE_US = 2500000
+VERY_LATE_US = 8000000      # the counter-proof needs a restart and a reconnection within it
 DISK_BLOCKS = 8192
 KINDS = ("avg_read", "p99_read", "avg_write", "p99_write")
 
@@ -83,10 +84,10 @@ def late_disks(tmp_path, target_program="snap_target"):
                 h.close()
 
 
-def overtaken(target, proxy, snap, hosts, how):
+def overtaken(target, proxy, snap, hosts, how, late_us=LATE_US):
     """One round; what is wrong."""
     found = []
-    target.write_latency(LATE_US)
+    target.write_latency(late_us)
     old = [h.write(LBA, OLD * 512 * BLOCKS) for h in hosts]
     wait(lambda: target.held() == [1, 1], "the target has accepted both writes")
     target.write_latency(0)     # whatever comes later overtakes them, if it is let in
@@ -168,12 +169,37 @@ def test_connect_is_answered_when_the_old_writes_are_over(tmp_path):
             assert connect_late(target) == (False, False)
 
 
+def test_a_command_that_hangs_ends_with_its_connection_or_when_errors_are_cleared(tmp_path):
+    host = (bytes(range(16)), "nqn.2026-01.org.example:host")
+    with LateTarget(tmp_path) as target:
+        target.rpc("bdev_error_create", base_name="Base1")
+        nsid = target.rpc("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": "EE_Base1"})
+        for end in ("close", "clear"):
+            target.rpc("bdev_error_inject_error", name="EE_Base1", io_type="write", error_type="pending")
+            admin = Queue(target.port, NQN, host)
+            admin.connect()
+            cntlid = admin.connected()
+            admin.enable()
+            io = Queue(target.port, NQN, host, 1, cntlid)
+            io.connect()
+            assert io.connected() == cntlid
+            hangs, done = io.write(LBA, OLD * 512, nsid), io.write(LBA + 1, NEW * 512, nsid)
+            assert io.answer()[:2] == (done, 0) and io.answer(0.3) is None
+            if end == "clear":
+                target.rpc("bdev_error_inject_error", name="EE_Base1", io_type="clear", error_type="failure")
+                cid, status, _ = io.answer()
+                assert cid == hangs and status
+            io.close()
+            admin.close()
+            wait(lambda: target.rpc("nvmf_subsystem_get_controllers", nqn=NQN) == [], "the controller is gone")
+
+
 # ---- the counter-proof ----
 
 @pytest.mark.parametrize("how", ["kill", "cut"])
 def test_without_the_fence_of_the_target_late_writes_are_found_out(tmp_path, how):
     with late_disks(tmp_path, "snap_target_no_fence") as parts:
-        found = overtaken(*parts, how)
+        found = overtaken(*parts, how, VERY_LATE_US)
         assert any("the older write is back" in f for f in found), f"not found out: {found}"
 
 

@@ -16,7 +16,7 @@ from nvme_tcp_peer import NvmeTcpPeer, PeerNamespace  # noqa: E402
 
 TOPOLOGY = {"NVME_EMULATION_NUM_PF": 1, "NVME_EMULATION_NUM_VF": 0, "VIRTIO_BLK_EMULATION_NUM_PF": 1,
             "VIRTIO_BLK_EMULATION_NUM_VF": 0}
-TIME = 20   # 2 x KATO
+TIME = 10   # 2 x KATO
 LBA, BLOCKS = 64, 8
 OLD, NEW, BESIDE = b"\xaa", b"\xbb", b"\xcc"
 
