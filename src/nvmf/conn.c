@@ -257,9 +257,10 @@ static void make_room(struct nvmf_target *t)
 
         if (c->ending || c->arrived_ms)
             continue;
-        log_limited(&life_limit, LOG_WARNING, "nvmf",
-                    "host %s makes room: more than %d connections have not said which queue they are",
-                    c->peer, CONN_NEW_ENOUGH);
+        log_limited(
+            &life_limit, LOG_WARNING, "nvmf",
+            "host %s makes room: more than %d connections have not said which queue they are",
+            c->peer, CONN_NEW_ENOUGH);
         conn_close(c);
         return;
     }
