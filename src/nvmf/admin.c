@@ -170,8 +170,8 @@ void admin_run(struct nvmf_cmd *cmd)
         return;
     }
     if (NVME_SQE_FUSE(cmd->sqe.flags) || !for_discovery(opc)) {
-        cmd_answer(cmd,
-                   NVME_DNR(for_discovery(opc) ? NVME_SC_INVALID_FIELD : NVME_SC_INVALID_OPCODE), 0);
+        cmd_answer(
+            cmd, NVME_DNR(for_discovery(opc) ? NVME_SC_INVALID_FIELD : NVME_SC_INVALID_OPCODE), 0);
         return;
     }
     switch (opc) {

@@ -136,9 +136,8 @@ static void send_data(struct nvmf_cmd *cmd, bool success)
     struct nvme_tcp_data *pdu = (void *)cmd->data_out.header;
     struct nvmf_conn *c = cmd->conn;
 
-    *pdu = (struct nvme_tcp_data){.ch.type = NVME_TCP_C2H_DATA,
-                                  .cccid = cmd->sqe.cid,
-                                  .datal = le32_of(cmd->bytes)};
+    *pdu = (struct nvme_tcp_data){
+        .ch.type = NVME_TCP_C2H_DATA, .cccid = cmd->sqe.cid, .datal = le32_of(cmd->bytes)};
     cmd->iov[0] = (struct iovec){cmd->data, cmd->bytes};
     cmd->out_pdus++;
     nvme_tcp_line_up(&c->stream, &cmd->data_out, sizeof(*pdu),
@@ -408,7 +407,8 @@ static int capsule(struct nvmf_conn *c, const void *header, struct nvme_tcp_faul
     cmd->step = cmd->steps = 0;
     cmd->ns = NULL;
     cmd->state = CMD_DATA;
-    cmd->data = cmd == &c->first ? c->first_data : c->inline_at + (size_t)cmd->index * c->inline_bytes;
+    cmd->data =
+        cmd == &c->first ? c->first_data : c->inline_at + (size_t)cmd->index * c->inline_bytes;
     if (c->sq_flow && cmd != &c->first)
         c->sq_head = (uint16_t)(c->sq_head + 1 == c->sq_size ? 0 : c->sq_head + 1);
     cmd->status = read_sgl(cmd, capsule_bytes);
@@ -494,8 +494,8 @@ static int on_data(struct nvme_tcp_stream *s, bool intact, struct nvme_tcp_fault
     return s->fd < 0 ? -ECONNRESET : 0;
 }
 
-static void on_broken(struct nvme_tcp_stream *s, const struct nvme_tcp_fault *f,
-                      const void *header, size_t len)
+static void on_broken(struct nvme_tcp_stream *s, const struct nvme_tcp_fault *f, const void *header,
+                      size_t len)
 {
     conn_fault(conn_of(s), f, header, len);
 }

@@ -257,9 +257,10 @@ static void make_room(struct nvmf_target *t)
 
         if (c->ending || c->arrived_ms)
             continue;
-        log_limited(&life_limit, LOG_WARNING, "nvmf",
-                    "host %s makes room: more than %d connections have not said which queue they are",
-                    c->peer, CONN_NEW_ENOUGH);
+        log_limited(
+            &life_limit, LOG_WARNING, "nvmf",
+            "host %s makes room: more than %d connections have not said which queue they are",
+            c->peer, CONN_NEW_ENOUGH);
         conn_close(c);
         return;
     }
@@ -267,7 +268,8 @@ static void make_room(struct nvmf_target *t)
 
 void conn_create(struct nvmf_target *t, struct nvmf_port *port, int fd, const char *peer)
 {
-    struct nvmf_conn *c = t->nconns < CONN_MAX && t->nnew < CONN_MAX_NEW ? calloc(1, sizeof(*c)) : NULL;
+    struct nvmf_conn *c =
+        t->nconns < CONN_MAX && t->nnew < CONN_MAX_NEW ? calloc(1, sizeof(*c)) : NULL;
 
     if (t->nnew >= CONN_NEW_ENOUGH)
         make_room(t);

@@ -51,7 +51,8 @@ static size_t list(const struct nvmf_ctrl *ctrl, struct nvme_discovery_entry *e,
 void *discovery_log(struct nvmf_ctrl *ctrl, size_t *bytes)
 {
     size_t n = list(ctrl, NULL, 0);
-    struct nvme_log_discovery *log = calloc(1, sizeof(*log) + n * sizeof(struct nvme_discovery_entry));
+    struct nvme_log_discovery *log =
+        calloc(1, sizeof(*log) + n * sizeof(struct nvme_discovery_entry));
 
     if (!log)
         return NULL;

@@ -55,9 +55,9 @@ struct shard {
 };
 static inline void count(_Atomic uint64_t *counter, int n)
 {
-    atomic_store_explicit(counter,
-                          atomic_load_explicit(counter, memory_order_relaxed) + (uint64_t)(int64_t)n,
-                          memory_order_relaxed);
+    atomic_store_explicit(
+        counter, atomic_load_explicit(counter, memory_order_relaxed) + (uint64_t)(int64_t)n,
+        memory_order_relaxed);
 }
 
 /* ---- a command ---- */
@@ -335,7 +335,7 @@ struct nvmf_ctrl {
         bool masked; /* told, and its log page not read since */
     } ns_changed, ana_changed, discovery_changed;
     uint32_t changed[CTRL_CHANGED];
-    unsigned nchanged; /* CTRL_CHANGED + 1: too many */
+    unsigned nchanged;   /* CTRL_CHANGED + 1: too many */
     struct list suitors; /* connections of the same host that wait for its end */
 };
 

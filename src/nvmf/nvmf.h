@@ -75,8 +75,8 @@ void nvmf_host_for_each(struct nvmf_subsystem *ss, void (*fn)(const char *hostnq
 /* ---- namespaces ---- */
 struct nvmf_ns_opts {
     struct bdev *bdev;
-    uint32_t nsid;     /* 0: the lowest that is free */
-    uint32_t anagrpid; /* 0: the NSID */
+    uint32_t nsid;               /* 0: the lowest that is free */
+    uint32_t anagrpid;           /* 0: the NSID */
     struct bdev_uuid uuid;       /* zero: the bdev's */
     uint8_t nguid[16], eui64[8]; /* zero: none */
 };

@@ -18,9 +18,10 @@ static int check_nqn(const char *nqn, struct err *err)
     size_t len = strlen(nqn);
 
     if (strncmp(nqn, "nqn.", 4) != 0 || len < 12 || len > NVME_NQN_MAX)
-        return err_set(err, -EINVAL,
-                       "nqn '%.240s': it begins with \"nqn.\", the year and the month, and has up to %d bytes",
-                       nqn, NVME_NQN_MAX);
+        return err_set(
+            err, -EINVAL,
+            "nqn '%.240s': it begins with \"nqn.\", the year and the month, and has up to %d bytes",
+            nqn, NVME_NQN_MAX);
     for (size_t i = 0; i < len; i++)
         if ((unsigned char)nqn[i] <= ' ' || (unsigned char)nqn[i] == 0x7f)
             return err_set(err, -EINVAL, "nqn '%.240s': it has a blank or control character", nqn);

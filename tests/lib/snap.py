@@ -60,7 +60,7 @@ class Programs:
         self.state_dir.mkdir(exist_ok=True)
         self.rpc_socket = self.short / "rpc.sock"
         # Programs leave their memory to the end of the process, so leaks at exit say nothing.
-        self.env = {"ASAN_OPTIONS": "detect_leaks=0", **os.environ, **(env or {})}
+        self.env = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0:" + os.environ.get("ASAN_OPTIONS", ""), **(env or {})}
         for name in self.PROGRAMS:
             setattr(self, name, None)
 
