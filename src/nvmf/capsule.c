@@ -317,6 +317,38 @@ static nvme_status read_sgl(struct nvmf_cmd *cmd, uint32_t capsule_bytes)
     return NVME_SC_SUCCESS;
 }
 
+/* ---- news of namespaces ----
+ * A host may know of a namespace, or of its size, before the connection does: control told both at
+ * the same time, by different ways. Mail is delivered in order: what has been to control and back
+ * arrives behind all that control had told when the host learnt of it. */
+
+static void run(struct nvmf_cmd *cmd);
+
+static void look_again(struct mail *m)
+{
+    struct nvmf_cmd *cmd = container_of(m, struct nvmf_cmd, mail);
+    struct nvmf_conn *c = cmd->conn;
+
+    c->away--;
+    if (c->state == CONN_CLOSED)
+        cmd_free(cmd);
+    else
+        run(cmd);
+    conn_settle(c);
+}
+
+static void turn_back(struct nvmf_cmd *cmd)
+{
+    cmd->mail.fn = look_again;
+    reactor_post(cmd->conn->shard->reactor, &cmd->mail);
+}
+
+static bool may_be_news(const struct nvmf_cmd *cmd, nvme_status st)
+{
+    return !cmd->looked_again &&
+           (st == NVME_DNR(NVME_SC_INVALID_NAMESPACE) || st == NVME_DNR(NVME_SC_LBA_RANGE));
+}
+
 /* All that belongs to the capsule is here. */
 static void run(struct nvmf_cmd *cmd)
 {
@@ -336,6 +368,11 @@ static void run(struct nvmf_cmd *cmd)
         return;
     }
     st = io_check(cmd);
+    if (may_be_news(cmd, st)) {
+        cmd->looked_again = true;
+        to_control(cmd, turn_back);
+        return;
+    }
     if (st != NVME_SC_SUCCESS) {
         cmd_finish(cmd, st);
         return;
@@ -364,7 +401,7 @@ static int capsule(struct nvmf_conn *c, const void *header, struct nvme_tcp_faul
     }
     cmd->sqe = pdu->sqe;
     cmd->cqe = (struct nvme_cqe){0};
-    cmd->damaged = cmd->r2t = false;
+    cmd->damaged = cmd->r2t = cmd->looked_again = false;
     cmd->rx_done = 0;
     cmd->age_ticks = 0;
     cmd->step = cmd->steps = 0;

@@ -78,6 +78,7 @@ struct nvmf_cmd {
     bool to_host, in_capsule, r2t;
     bool pooled, heap; /* where data is from, when not the slot's own in-capsule room */
     bool damaged;      /* its data digest was wrong */
+    bool looked_again; /* for its namespace */
     struct nvme_sqe sqe;
     struct nvme_cqe cqe;
     nvme_status status;

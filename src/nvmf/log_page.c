@@ -110,8 +110,8 @@ static bool build_ana(const struct nvmf_ctrl *ctrl, bool groups_only, struct pag
     log = (void *)p->at;
     at = p->at + sizeof(*log);
     for (uint32_t id = 1; id <= ss->o.max_namespaces; id++) {
-        struct nvme_ana_group *g = (void *)at;
-        le32 *nsids = (void *)(at + sizeof(*g));
+        struct nvme_ana_group g = {.grpid = le32_of(id)}; /* its place is a multiple of 4 bytes */
+        le32 *nsids = (void *)(at + sizeof(g));
         uint32_t n = 0;
 
         for (struct nvmf_ns *ns = NULL; (ns = ns_next(ss, ns ? ns->o.nsid : 0));) {
@@ -123,11 +123,11 @@ static bool build_ana(const struct nvmf_ctrl *ctrl, bool groups_only, struct pag
         }
         if (n == 0)
             continue;
-        g->grpid = le32_of(id);
-        g->nnsids = le32_of(groups_only ? 0 : n);
-        g->chgcnt = le64_of(l ? l->chgcnt : 0);
-        g->state = (uint8_t)(l ? ana_state_of(l, id) : NVME_ANA_INACCESSIBLE);
-        at += sizeof(*g) + (groups_only ? 0 : n * sizeof(le32));
+        g.nnsids = le32_of(groups_only ? 0 : n);
+        g.chgcnt = le64_of(l ? l->chgcnt : 0);
+        g.state = (uint8_t)(l ? ana_state_of(l, id) : NVME_ANA_INACCESSIBLE);
+        memcpy(at, &g, sizeof(g));
+        at += sizeof(g) + (groups_only ? 0 : n * sizeof(le32));
         ngroups++;
     }
     log->chgcnt = le64_of(l ? l->chgcnt : 0);

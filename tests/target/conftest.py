@@ -39,7 +39,7 @@ def own_target(tmp_path):
 def neighbour_process(target):
     target.subsystem("neighbour")
     n = Neighbour(target.port, target.nqn("neighbour"))
-    n.fds = target.quiet_fds()
+    n.sockets = target.quiet_sockets()
     yield n
     n.stop()
 
@@ -75,7 +75,7 @@ def neighbour(neighbour_process, target, connect):
     neighbour_process.check()
     assert target.target.poll() is None
     connect.close()
-    target.no_more_fds(neighbour_process.fds)
+    target.no_more_sockets(neighbour_process.sockets)
 
 
 @pytest.fixture

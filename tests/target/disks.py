@@ -64,19 +64,28 @@ class Disks(Target):
     def fds(self):
         return len(os.listdir(f"/proc/{self.target.pid}/fd"))
 
-    def quiet_fds(self):
+    def sockets(self):
+        directory, n = f"/proc/{self.target.pid}/fd", 0
+        for fd in os.listdir(directory):
+            try:
+                n += os.readlink(f"{directory}/{fd}").startswith("socket:")
+            except FileNotFoundError:
+                pass
+        return n
+
+    def quiet_sockets(self):
         """When connections of earlier tests have been closed."""
-        last, since = self.fds(), time.monotonic()
+        last, since = self.sockets(), time.monotonic()
         while time.monotonic() < since + 0.5:
             time.sleep(0.005)
-            if self.fds() != last:
-                last, since = self.fds(), time.monotonic()
+            if self.sockets() != last:
+                last, since = self.sockets(), time.monotonic()
         return last
 
-    def no_more_fds(self, before, seconds=60):
+    def no_more_sockets(self, before, seconds=60):
         deadline = time.monotonic() + seconds
-        while self.fds() > before:
-            assert time.monotonic() < deadline, f"{self.fds()} descriptors, {before} before"
+        while self.sockets() > before:
+            assert time.monotonic() < deadline, f"{self.sockets()} sockets, {before} before"
             time.sleep(0.01)
 
     def rss_bytes(self):

@@ -24,7 +24,7 @@ def data_of(subnqn, hostnqn=HOSTNQN, hostid=HOSTID, cntlid=0xFFFF):
 
 
 @pytest.fixture
-def fresh(target):
+def fresh(target, neighbour):
     with Queue(target.port) as q:
         yield q
 

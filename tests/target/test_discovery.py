@@ -38,7 +38,7 @@ def of(q, nqn):
 
 
 @pytest.fixture
-def discovery(target):
+def discovery(target, neighbour):
     with Host(target.port, DISCOVERY_NQN, kato=20000) as h:
         yield h
 

@@ -173,10 +173,10 @@ def test_thousands_of_connects_leave_nothing(target, neighbour):
                 h.io[0].works()
 
     some(300)
-    target.no_more_fds(neighbour.fds)
+    target.no_more_sockets(neighbour.sockets)
     before = target.rss_bytes()
     some(1500)
-    target.no_more_fds(neighbour.fds)
+    target.no_more_sockets(neighbour.sockets)
     if not os.environ.get("SANITIZER"):
         assert target.rss_bytes() < before + (8 << 20)
 
