@@ -38,7 +38,7 @@ def of(q, nqn):
 
 
 @pytest.fixture
-def discovery(target, neighbour):
+def discovery(target):
     with Host(target.port, DISCOVERY_NQN, kato=20000) as h:
         yield h
 
@@ -134,8 +134,8 @@ def test_it_has_no_namespaces_and_no_io_queues(target, discovery):
             assert discovery.connect_queue(io, qid).status == 0x182
 
 
-def test_lengths_that_lie(discovery, neighbour):
-    q = discovery.admin
+def test_lengths_that_lie(connect, neighbour):
+    q = connect(DISCOVERY_NQN).admin
     for how in ({"length": 512}, {"length": 2048}, {"length": 0}, {"sgl": (0, 0xFFFFFFFF, 0x5A)}):
         assert q.log_page(LID, 1024, **how).status == 0x0F
     assert q.command(GET_LOG, cdw10=LID | 0xFFFF << 16, cdw11=0xFFFF, length=4096).status == 0x0F

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from nvme_tcp_host import READ, Host, Queue
+from nvme_tcp_host import READ, Ended, Host, Queue
 from nvme_tcp_pdu import data_header
 from nvme_tcp_wire import F_LAST, H2C_DATA
 
@@ -226,7 +226,8 @@ def test_abort_does_not_reach_other_queues(connect):
 
 def test_two_connects_at_once(target):
     with Queue(target.port) as q:
-        for _ in range(2):
-            q.start_connect(target.nqn("disk"), "nqn.2024-01.io.opensnap:h", os.urandom(16))
-        term = q.end()
-        assert term is None or term.fes == SEQUENCE
+        cids = [q.start_connect(target.nqn("disk"), "nqn.2024-01.io.opensnap:h", os.urandom(16)) for _ in range(2)]
+        try:
+            assert [q.wait(cid).status for cid in cids] == [0, 0x0C]     # the first had its answer already
+        except Ended as e:
+            assert e.term.fes == SEQUENCE
