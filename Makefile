@@ -12,7 +12,7 @@ PYTHON ?= /usr/bin/python3
 all: ## build everything into build/ (installs the Debian packages this needs, if any is missing)
 	@scripts/build.sh $(BUILD_DIR)
 
-demo: ## a VM does verified I/O on a remote NVMe/TCP disk and does not notice kill -9 of the service
+demo: ## a VM does verified I/O on remote NVMe/TCP disks, NVMe and virtio-blk, and does not notice kill -9 of service and target
 	@scripts/deps.sh build guest
 	@scripts/build.sh $(BUILD_DIR)
 	@$(PYTHON) scripts/demo.py
