@@ -107,7 +107,7 @@ def run(tmpdir, rounds, plan, programs=None, seed=None, missing=20, disks=three_
     plain = programs.get("snap_service", "snap_service")
     with RecoverySnap(tmpdir, programs, topology, start=False) as snap:
         def choose(number):
-            point = plan(number, rng)
+            point = plan(number, rng) if number < rounds else None  # the last service lives until the load has ended
             snap.programs["snap_service"] = crash if point else plain
             snap.env.pop("SNAP_CRASH_POINT", None)
             if point:
