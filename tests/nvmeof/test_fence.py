@@ -9,7 +9,7 @@ import pytest
 from conftest import SLOW
 from nvme_tcp_peer import PeerNamespace
 
-KATO_MS = 3000 if SLOW == 1 else 6000
+KATO_MS = 2000 if SLOW == 1 else 6000
 TIME = 2 * KATO_MS / 1000   # what is waited for when the target says nothing
 OLD, NEW = 0xaa, 0xbb
 
@@ -227,7 +227,7 @@ def test_lost_again_while_it_is_guarded(make_peer, steps):
 
 def test_more_writes_than_the_table_has_ranges(make_peer, steps):
     peer = make_peer()
-    s = steps(peer, keep_alive_ms=3 * KATO_MS, reactors=2)
+    s = steps(peer, keep_alive_ms=2 * KATO_MS, reactors=2)
     s.good(*(s.submit("read", 0, 1, reactor=i) for i in range(2)))
     requests = [("write", 100 * i, 8, OLD, {"reactor": i % 2}) for i in range(200)]
     old, lost = lose(peer, s, *requests)
