@@ -3,7 +3,7 @@
  * Taking over what the last service left. At the lease: layout, epoch, queues. At the first resume,
  * when the namespaces are attached: identity, then the records. Of each queue, in this order: what
  * was not published is void, what was posted is freed, stored intents are posted again in their
- * places, the rest is executed again in the order of fetching. */
+ * places, the rest is executed again in the order of fetching, reads last. */
 #include "devices/nvme/inside.h"
 
 #include "base/log.h"
@@ -349,10 +349,14 @@ int nvme_adopt_records(struct nvme_dev *dev, struct err *err)
             restore_cq(dev->cq[i]);
     free(intents);
     /* nvme_adopt_restart() takes the live ones from here: I/O queues first, so that a Delete I/O SQ
-     * finds its commands. */
-    for (unsigned i = 0; i < nlive && rc == 0; i++)
+     * finds its commands; of these reads last, since the dead service may have left half a block of
+     * a write behind. */
+    for (unsigned i = 0; i < nlive && rc == 0; i++) {
         if (live[i].req->sq->qid == 0)
             live[i].order |= 1ULL << 63;
+        else if (live[i].req->rec->sqe.opc == NVME_CMD_READ)
+            live[i].order |= 1ULL << 62;
+    }
     qsort(live, nlive, sizeof(*live), by_order);
     dev->live = live;
     dev->nlive = nlive;

@@ -55,6 +55,8 @@ struct vblk_queue {
     uint32_t pending; /* with the bdev */
     bool through;     /* writes go to the medium before they are done */
     bool adopted;     /* recovered, and its live chains not started again yet */
+    uint16_t *reads;  /* slots, between vblk_queue_restart() and vblk_queue_restart_reads() */
+    unsigned nreads;
     bool told_broken;
     void (*stopped)(void *arg, uint32_t base);
     void *stopped_arg;
@@ -157,14 +159,20 @@ void vblk_queues_remark(struct vblk_dev *dev);
 void vblk_queue_free(struct vblk_queue *q);
 unsigned vblk_queue_fetch(struct vblk_queue *q); /* and execute */
 void vblk_queue_post(struct vblk_queue *q);
-void vblk_queue_settle(struct vblk_queue *q);     /* answers a stop whose end has come */
-void vblk_queue_restart(struct vblk_queue *q);    /* live chains of an adopted one */
+void vblk_queue_settle(struct vblk_queue *q); /* answers a stop whose end has come */
+/* Live chains of an adopted one; those that only read are kept for vblk_queue_restart_reads(),
+ * which comes when all queues that start again have done this: a dead service may have left half a
+ * block of a write behind, and no read may see that. */
+void vblk_queue_restart(struct vblk_queue *q);
+void vblk_queue_restart_reads(struct vblk_queue *q);
 bool vblk_queue_held(const struct vblk_queue *q); /* may not fetch */
 
 /* ---- request.c ---- */
 void vblk_req_start(struct vblk_queue *q, unsigned slot, uint32_t resent); /* 0 or BDEV_RESENT */
 /* Ends a recovered chain with an I/O error, not executed. */
 void vblk_req_fail(struct vblk_queue *q, unsigned slot);
+/* It is told to only read the disk; any other, and one that cannot be told from it, may write. */
+bool vblk_req_reads(struct vblk_queue *q, unsigned slot);
 void vblk_restart_held(struct vblk_dev *dev);
 /* Held requests of the queue (NULL: of all) are forgotten; their chains stay recorded. */
 void vblk_forget_held(struct vblk_dev *dev, const struct vblk_queue *q);

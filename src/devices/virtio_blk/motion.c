@@ -91,6 +91,9 @@ static int resume(struct device *d, struct err *err)
     for (unsigned i = 0; i < dev->nqueues; i++)
         if (dev->queue[i] && dev->queue[i]->vq && dev->queue[i]->adopted)
             vblk_queue_restart(dev->queue[i]);
+    for (unsigned i = 0; i < dev->nqueues; i++)
+        if (dev->queue[i] && dev->queue[i]->reads)
+            vblk_queue_restart_reads(dev->queue[i]);
     vblk_recovery_end(dev);
     function_signal_all(dev->base.f); /* an interrupt may have been due */
     return 0;

@@ -221,8 +221,10 @@ static void start_ring(struct vblk_queue *q)
         return;
     }
     shown(q, true);
-    if (dev->resumed && q->adopted)
+    if (dev->resumed && q->adopted) {
         vblk_queue_restart(q);
+        vblk_queue_restart_reads(q);
+    }
 }
 
 void vblk_queue_changed(struct vblk_dev *dev, const struct function_queue *cfg,
@@ -347,8 +349,22 @@ void vblk_queue_restart(struct vblk_queue *q)
     n = virtq_live(q->vq, slots, q->cfg.size);
     q->adopted = false;
     vblk_queue_post(q); /* what the last service had meant to post */
-    for (unsigned i = 0; i < n; i++)
-        restart_one(q, slots[i]);
-    free(slots);
+    q->reads = slots;
+    q->nreads = 0;
+    for (unsigned i = 0; i < n; i++) {
+        if (vblk_req_reads(q, slots[i]))
+            q->reads[q->nreads++] = slots[i];
+        else
+            restart_one(q, slots[i]);
+    }
+}
+
+void vblk_queue_restart_reads(struct vblk_queue *q)
+{
+    for (unsigned i = 0; i < q->nreads; i++)
+        restart_one(q, q->reads[i]);
+    free(q->reads);
+    q->reads = NULL;
+    q->nreads = 0;
     look_if_broken(q);
 }

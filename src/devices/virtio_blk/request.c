@@ -492,6 +492,17 @@ void vblk_req_start(struct vblk_queue *q, unsigned slot, uint32_t resent)
     start(req);
 }
 
+bool vblk_req_reads(struct vblk_queue *q, unsigned slot)
+{
+    struct vblk_req *req = req_at(q, slot);
+    struct virtio_blk_req_head head;
+
+    if (map_chain(req) < 0 || req->io.readable_bytes < sizeof(head))
+        return false;
+    copy_out(&req->io, 0, &head, sizeof(head));
+    return le32_get(head.type) == VIRTIO_BLK_T_IN;
+}
+
 void vblk_req_fail(struct vblk_queue *q, unsigned slot)
 {
     struct vblk_req *req = req_at(q, slot);
