@@ -495,7 +495,7 @@ void vblk_req_start(struct vblk_queue *q, unsigned slot, uint32_t resent)
 bool vblk_req_reads(struct vblk_queue *q, unsigned slot)
 {
     struct vblk_req *req = req_at(q, slot);
-    struct virtio_blk_req_head head;
+    struct virtio_blk_req_head head = {0};
 
     if (map_chain(req) < 0 || req->io.readable_bytes < sizeof(head))
         return false;
