@@ -54,7 +54,7 @@ class Chain:
         self.vm.check(f"nvme connect -t tcp -a {HOST_FROM_GUEST} -s {self.ports[port]} -n {NQN} {' '.join(more)}", timeout=60)
 
     def disconnect(self):
-        self.vm.run(f"nvme disconnect -n {NQN}", timeout=60)
+        self.vm.run(f"nvme disconnect -n {NQN}", timeout=150)
         deadline = time.monotonic() + 20
         while self.controllers():
             assert time.monotonic() < deadline, "a controller is left behind"
@@ -83,7 +83,7 @@ def finished(job, timeout=150):
 
 
 def complaints(vm):
-    return vm.run(r"dmesg -c | grep -iE 'I/O error|timeout, aborting|EXT4-fs error|Buffer I/O|data digest error'")[1]
+    return vm.run(r"dmesg -c | grep -iE 'I/O error|nvme.* timeout|EXT4-fs error|Buffer I/O|data digest error'")[1]
 
 
 @pytest.fixture(scope="module", params=KERNELS)
