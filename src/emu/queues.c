@@ -76,13 +76,14 @@ void queues_tell_inflight(struct emu_function *fn)
         send_inflight(fn);
 }
 
-/* A VM whose disk is without service shall not freeze because it reboots, pauses or ends: with an
- * in-flight area nothing is lost when its rings stop as they are. */
+/* Nobody works on its queues. */
 static bool is_free(const struct emu_function *fn)
 {
     return !fn->holder && !holders_wait(fn->emu->holders, NULL);
 }
 
+/* A VM whose disk is without service shall not freeze because it reboots, pauses or ends: with an
+ * in-flight area nothing is lost when its rings stop as they are. */
 static bool left_alone(const struct emu_function *fn)
 {
     return is_free(fn) && vhost_user_inflight(fn->vh);

@@ -32,7 +32,7 @@ static const struct pdu_rule pdu_rules[] = {
     [NVME_TCP_R2T] = {true, false, false, true, 24, 0, DATA_NONE},
 };
 
-static int fail(struct nvme_tcp_fault *fault, enum nvme_tcp_fes fes, size_t fei, const char *text)
+int nvme_tcp_fail(struct nvme_tcp_fault *fault, enum nvme_tcp_fes fes, size_t fei, const char *text)
 {
     *fault = (struct nvme_tcp_fault){fes, (uint32_t)fei, text};
     return -EPROTO;
@@ -51,11 +51,12 @@ static int check_flags(const struct nvme_tcp_rules *rules, const struct pdu_rule
         needed |= NVME_TCP_FLAG_DDGST;
     allowed |= needed;
     if ((ch->flags & needed) != needed)
-        return fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(flags), "a digest flag is missing");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(flags),
+                             "a digest flag is missing");
     if (ch->flags & ~allowed)
-        return fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(flags), "unexpected flags");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(flags), "unexpected flags");
     if ((ch->flags & NVME_TCP_FLAG_SUCCESS) && !(ch->flags & NVME_TCP_FLAG_LAST))
-        return fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(flags), "SUCCESS without LAST");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(flags), "SUCCESS without LAST");
     return 0;
 }
 
@@ -66,13 +67,14 @@ static int check_place(const struct nvme_tcp_rules *rules, const struct nvme_tcp
     uint32_t plen = le32_get(ch->plen), digest = l->ddgst ? DIGEST_BYTES : 0;
 
     if (ch->pdo < l->header_bytes || ch->pdo % ((rules->pda + 1U) * 4))
-        return fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(pdo), "wrong data offset (PDO)");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(pdo), "wrong data offset (PDO)");
     if (plen <= ch->pdo + digest)
-        return fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(plen), "no room for data (PLEN)");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(plen),
+                             "no room for data (PLEN)");
     l->pad_bytes = ch->pdo - l->header_bytes;
     l->data_bytes = plen - ch->pdo - digest;
     if (l->data_bytes > max_bytes)
-        return fail(fault, NVME_TCP_FES_LIMIT, FEI(plen), "more data than allowed (PLEN)");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_LIMIT, FEI(plen), "more data than allowed (PLEN)");
     return 0;
 }
 
@@ -87,17 +89,19 @@ int nvme_tcp_check(const struct nvme_tcp_rules *rules, const struct nvme_tcp_ch 
 
     rule = ch->type < ARRAY_SIZE(pdu_rules) ? &pdu_rules[ch->type] : NULL;
     if (!rule || !rule->known || rule->from_host == rules->host)
-        return fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(type), "unexpected PDU type");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(type), "unexpected PDU type");
     /* A controller may answer a bad ICReq with a TermReq. */
     if (rule->before_ic == rules->ic_done && rule->data != DATA_TERM)
-        return fail(fault, NVME_TCP_FES_SEQUENCE, FEI(type),
-                    rules->ic_done ? "a second IC PDU" : "a PDU before the IC PDU");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_SEQUENCE, FEI(type),
+                             rules->ic_done ? "a second IC PDU" : "a PDU before the IC PDU");
     if (ch->hlen != rule->hlen)
-        return fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(hlen), "wrong header length (HLEN)");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(hlen),
+                             "wrong header length (HLEN)");
     l.hdgst = rule->digests && rules->hdgst;
     l.header_bytes = rule->hlen + (l.hdgst ? DIGEST_BYTES : 0U);
     if (plen < l.header_bytes)
-        return fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(plen), "PLEN below the header's length");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(plen),
+                             "PLEN below the header's length");
     has_data = rule->data == DATA_MUST || (rule->data == DATA_MAY && plen > l.header_bytes);
     rc = check_flags(rules, rule, ch, has_data, fault);
     if (rc)
@@ -105,7 +109,8 @@ int nvme_tcp_check(const struct nvme_tcp_rules *rules, const struct nvme_tcp_ch 
     l.ddgst = has_data && rules->ddgst;
     if (rule->data == DATA_TERM) {
         if (plen > NVME_TCP_TERM_MAX)
-            return fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(plen), "too long a TermReq (PLEN)");
+            return nvme_tcp_fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(plen),
+                                 "too long a TermReq (PLEN)");
         l.data_bytes = plen - l.header_bytes;
     } else if (has_data) {
         rc = check_place(rules, ch,
@@ -114,7 +119,7 @@ int nvme_tcp_check(const struct nvme_tcp_rules *rules, const struct nvme_tcp_ch 
         if (rc)
             return rc;
     } else if (plen != l.header_bytes) {
-        return fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(plen), "wrong length (PLEN)");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_HEADER_FIELD, FEI(plen), "wrong length (PLEN)");
     }
     *ret = l;
     return 0;
@@ -130,7 +135,7 @@ int nvme_tcp_check_hdgst(const struct nvme_tcp_layout *layout, const void *heade
         return 0;
     memcpy(&got, (const char *)header + len, sizeof(got));
     if (nvme_tcp_digest(header, len) != le32_get(got))
-        return fail(fault, NVME_TCP_FES_HDGST, le32_get(got), "header digest error");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_HDGST, le32_get(got), "header digest error");
     return 0;
 }
 
@@ -138,22 +143,23 @@ int nvme_tcp_check_data(const struct nvme_tcp_layout *layout, const struct nvme_
                         struct nvme_tcp_fault *fault)
 {
     if (le32_get(pdu->datal) != layout->data_bytes)
-        return fail(fault, NVME_TCP_FES_HEADER_FIELD, offsetof(struct nvme_tcp_data, datal),
-                    "DATAL is not what the PDU carries");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_HEADER_FIELD,
+                             offsetof(struct nvme_tcp_data, datal),
+                             "DATAL is not what the PDU carries");
     return 0;
 }
 
 int nvme_tcp_check_ic_req(const struct nvme_tcp_ic_req *pdu, struct nvme_tcp_fault *fault)
 {
     if (le16_get(pdu->pfv) != 0)
-        return fail(fault, NVME_TCP_FES_UNSUPPORTED, offsetof(struct nvme_tcp_ic_req, pfv),
-                    "unknown PDU format version");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_UNSUPPORTED, offsetof(struct nvme_tcp_ic_req, pfv),
+                             "unknown PDU format version");
     if (pdu->hpda > NVME_TCP_PDA_MAX)
-        return fail(fault, NVME_TCP_FES_HEADER_FIELD, offsetof(struct nvme_tcp_ic_req, hpda),
-                    "HPDA above 31");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_HEADER_FIELD,
+                             offsetof(struct nvme_tcp_ic_req, hpda), "HPDA above 31");
     if (pdu->dgst & ~(NVME_TCP_DGST_HDR | NVME_TCP_DGST_DATA))
-        return fail(fault, NVME_TCP_FES_UNSUPPORTED, offsetof(struct nvme_tcp_ic_req, dgst),
-                    "unknown digest bits");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_UNSUPPORTED,
+                             offsetof(struct nvme_tcp_ic_req, dgst), "unknown digest bits");
     return 0;
 }
 
@@ -163,17 +169,19 @@ int nvme_tcp_check_ic_resp(const struct nvme_tcp_ic_resp *pdu, bool hdgst_asked,
     uint8_t asked = (hdgst_asked ? NVME_TCP_DGST_HDR : 0) | (ddgst_asked ? NVME_TCP_DGST_DATA : 0);
 
     if (le16_get(pdu->pfv) != 0)
-        return fail(fault, NVME_TCP_FES_UNSUPPORTED, offsetof(struct nvme_tcp_ic_resp, pfv),
-                    "unknown PDU format version");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_UNSUPPORTED,
+                             offsetof(struct nvme_tcp_ic_resp, pfv), "unknown PDU format version");
     if (pdu->cpda > NVME_TCP_PDA_MAX)
-        return fail(fault, NVME_TCP_FES_HEADER_FIELD, offsetof(struct nvme_tcp_ic_resp, cpda),
-                    "CPDA above 31");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_HEADER_FIELD,
+                             offsetof(struct nvme_tcp_ic_resp, cpda), "CPDA above 31");
     if (pdu->dgst & ~asked)
-        return fail(fault, NVME_TCP_FES_HEADER_FIELD, offsetof(struct nvme_tcp_ic_resp, dgst),
-                    "digests that were not asked for");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_HEADER_FIELD,
+                             offsetof(struct nvme_tcp_ic_resp, dgst),
+                             "digests that were not asked for");
     if (le32_get(pdu->maxh2cdata) < NVME_TCP_MAXH2CDATA_MIN || le32_get(pdu->maxh2cdata) % 4)
-        return fail(fault, NVME_TCP_FES_HEADER_FIELD, offsetof(struct nvme_tcp_ic_resp, maxh2cdata),
-                    "MAXH2CDATA below 4096 or not a multiple of 4");
+        return nvme_tcp_fail(fault, NVME_TCP_FES_HEADER_FIELD,
+                             offsetof(struct nvme_tcp_ic_resp, maxh2cdata),
+                             "MAXH2CDATA below 4096 or not a multiple of 4");
     return 0;
 }
 

@@ -38,6 +38,10 @@ struct nvme_tcp_fault {
     const char *text;
 };
 
+/* Fills *fault and returns -EPROTO. text lives for ever; fei as above. */
+int nvme_tcp_fail(struct nvme_tcp_fault *fault, enum nvme_tcp_fes fes, size_t fei,
+                  const char *text);
+
 /* Checks a common header. 0 with *ret filled, or -EPROTO with *fault filled. */
 int nvme_tcp_check(const struct nvme_tcp_rules *rules, const struct nvme_tcp_ch *ch,
                    struct nvme_tcp_layout *ret, struct nvme_tcp_fault *fault);

@@ -13,12 +13,6 @@ static struct nvmf_conn *conn_of(struct nvme_tcp_stream *s)
     return container_of(s, struct nvmf_conn, stream);
 }
 
-static int fault(struct nvme_tcp_fault *f, enum nvme_tcp_fes fes, size_t fei, const char *text)
-{
-    *f = (struct nvme_tcp_fault){fes, (uint32_t)fei, text};
-    return -EPROTO;
-}
-
 /* ---- slots ---- */
 
 void cmd_init(struct nvmf_cmd *cmd, struct nvmf_conn *c, unsigned index)
@@ -243,17 +237,17 @@ static int h2c_data(struct nvmf_conn *c, const void *header, struct nvme_tcp_fau
     if (rc)
         return rc;
     if (!cmd || cmd->state != CMD_DATA || !cmd->r2t)
-        return fault(f, NVME_TCP_FES_HEADER_FIELD, offsetof(struct nvme_tcp_data, ttag),
-                     "data for no transfer that was asked for");
+        return nvme_tcp_fail(f, NVME_TCP_FES_HEADER_FIELD, offsetof(struct nvme_tcp_data, ttag),
+                             "data for no transfer that was asked for");
     if (le16_get(cmd->sqe.cid) != le16_get(pdu->cccid))
-        return fault(f, NVME_TCP_FES_HEADER_FIELD, offsetof(struct nvme_tcp_data, cccid),
-                     "data for another command");
+        return nvme_tcp_fail(f, NVME_TCP_FES_HEADER_FIELD, offsetof(struct nvme_tcp_data, cccid),
+                             "data for another command");
     if (off != cmd->rx_done || len > cmd->bytes - cmd->rx_done)
-        return fault(f, NVME_TCP_FES_OUT_OF_RANGE, offsetof(struct nvme_tcp_data, datao),
-                     "data outside the range that was asked for");
+        return nvme_tcp_fail(f, NVME_TCP_FES_OUT_OF_RANGE, offsetof(struct nvme_tcp_data, datao),
+                             "data outside the range that was asked for");
     if ((pdu->ch.flags & NVME_TCP_FLAG_LAST) && off + len != cmd->bytes)
-        return fault(f, NVME_TCP_FES_SEQUENCE, offsetof(struct nvme_tcp_ch, flags),
-                     "LAST before the last data");
+        return nvme_tcp_fail(f, NVME_TCP_FES_SEQUENCE, offsetof(struct nvme_tcp_ch, flags),
+                             "LAST before the last data");
     cmd->iov[0] = (struct iovec){cmd->data, cmd->bytes};
     c->stream.in_cursor = cursor_at(cmd->iov, 1, off);
     c->rx_cmd = cmd;
@@ -395,9 +389,9 @@ static int capsule(struct nvmf_conn *c, const void *header, struct nvme_tcp_faul
         cmd = list_entry(list_pop(&c->free), struct nvmf_cmd, node);
         c->busy++;
     } else {
-        return fault(f, NVME_TCP_FES_SEQUENCE, offsetof(struct nvme_tcp_capsule_cmd, sqe),
-                     c->state == CONN_UP ? "more commands than the queue has entries"
-                                         : "a command before the response to Connect");
+        return nvme_tcp_fail(f, NVME_TCP_FES_SEQUENCE, offsetof(struct nvme_tcp_capsule_cmd, sqe),
+                             c->state == CONN_UP ? "more commands than the queue has entries"
+                                                 : "a command before the response to Connect");
     }
     cmd->sqe = pdu->sqe;
     cmd->cqe = (struct nvme_cqe){0};

@@ -86,7 +86,6 @@ static void add(struct nvmf_conn *c, const struct ns_tell *t)
     ns->read_only = info.read_only;
     ns->write_cache = info.write_cache;
     ns->can_unmap = info.can_unmap;
-    ns->can_write_zeroes = info.can_write_zeroes;
     ns->path = t->path;
     c->ns[t->nsid - 1] = ns;
 }

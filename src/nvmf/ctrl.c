@@ -21,11 +21,6 @@ enum { LOOK_MS = 20, SILENT_MS = 5000, KATO_GRACE_MS = 500 };
 
 static struct log_limit life_limit;
 
-struct nvmf_conn *ctrl_admin_conn(const struct nvmf_ctrl *ctrl)
-{
-    return list_empty(&ctrl->conns) ? NULL : list_entry(ctrl->conns.next, struct nvmf_conn, node);
-}
-
 void ctrl_for_each_io(struct nvmf_subsystem *ss, void (*fn)(struct nvmf_conn *c, void *arg),
                       void *arg)
 {

@@ -24,7 +24,6 @@ enum {
     CONN_MAX = 4096,        /* connections of the target */
     CONN_MAX_NEW = 256,     /* of them, those that have not said which queue they are */
     CONN_NEW_ENOUGH = 128,  /* from here on each new one is the end of the oldest of those */
-    DATA_IOV = 1,
 };
 
 /* ---- buffer.c: data of commands, one pool a reactor ---- */
@@ -89,7 +88,7 @@ struct nvmf_cmd {
     /* I/O */
     struct conn_ns *ns;
     uint32_t step, steps;
-    struct iovec iov[DATA_IOV];
+    struct iovec iov[1];
     struct bdev_req io;
     /* control */
     void (*at_control)(struct nvmf_cmd *cmd);
@@ -104,7 +103,7 @@ struct conn_ns {
     struct bdev_channel *channel;
     uint64_t nblocks;
     uint8_t block_shift;
-    bool read_only, write_cache, can_unmap, can_write_zeroes;
+    bool read_only, write_cache, can_unmap;
     bool leaving, dirty;
     nvme_status path; /* what ANA says of it: SUCCESS, or why not */
     unsigned inflight;
@@ -293,7 +292,6 @@ struct nvmf_target {
 };
 
 /* subsystem.c */
-const struct nvmf_host *host_find(const struct nvmf_subsystem *ss, const char *hostnqn);
 bool host_allowed(const struct nvmf_subsystem *ss, const char *hostnqn);
 /* Its last controller has gone, or a namespace whose removal was under way. */
 void subsystem_settle(struct nvmf_subsystem *ss);
@@ -349,7 +347,6 @@ void ctrl_look(struct nvmf_ctrl *ctrl); /* its keep-alive timeout, or who waits 
 void ctrl_conn_lost(struct nvmf_conn *c);
 /* The connection has no command left and is not used any more. */
 void ctrl_conn_gone(struct nvmf_conn *c);
-struct nvmf_conn *ctrl_admin_conn(const struct nvmf_ctrl *ctrl);
 void ctrl_for_each_io(struct nvmf_subsystem *ss, void (*fn)(struct nvmf_conn *c, void *arg),
                       void *arg);
 

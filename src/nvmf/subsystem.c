@@ -183,11 +183,11 @@ void nvmf_subsystem_destroy(struct nvmf_subsystem *ss, nvmf_cb done, void *arg)
 
 /* ---- hosts ---- */
 
-const struct nvmf_host *host_find(const struct nvmf_subsystem *ss, const char *hostnqn)
+static struct nvmf_host *host_find(const struct nvmf_subsystem *ss, const char *hostnqn)
 {
     list_for_each(it, &ss->hosts)
     {
-        const struct nvmf_host *h = list_entry(it, struct nvmf_host, node);
+        struct nvmf_host *h = list_entry(it, struct nvmf_host, node);
 
         if (strcmp(h->nqn, hostnqn) == 0)
             return h;
@@ -232,7 +232,7 @@ static void end_those_not_admitted(struct nvmf_subsystem *ss)
 
 int nvmf_host_remove(struct nvmf_subsystem *ss, const char *hostnqn, struct err *err)
 {
-    struct nvmf_host *h = (struct nvmf_host *)host_find(ss, hostnqn);
+    struct nvmf_host *h = host_find(ss, hostnqn);
 
     if (!h)
         return err_set(err, -ENOENT, "subsystem '%s' has no host '%s'", ss->nqn, hostnqn);

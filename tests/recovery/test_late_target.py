@@ -10,7 +10,7 @@ from host import RecoverySnap
 from raw_host import Queue
 from target import Target
 from tcp_proxy import TcpProxy
-from test_remote_fence import BESIDE, BLOCKS, LBA, NEW, OLD, TOPOLOGY, NvmeHost, VblkHost, wait, wait_ended
+from test_remote_fence import BESIDE, BLOCKS, LBA, NEW, OLD, TOPOLOGY, NvmeHost, VblkHost, hosts_on, wait, wait_ended
 
 NQN = "nqn.2026-01.org.example:late"
 LATE_US = 2500000
@@ -68,20 +68,8 @@ class ReadingVblkHost(VblkHost):
 def late_disks(tmp_path, target_program="snap_target"):
     with LateTarget(tmp_path / "target", target_program) as target, TcpProxy(target.port) as proxy, \
             RecoverySnap(tmp_path / "snap", None, TOPOLOGY) as snap:
-        snap.rpc("bdev_nvme_attach_controller", name="Remote", trtype="TCP", traddr="127.0.0.1", adrfam="IPv4",
-                 trsvcid=str(proxy.port), subnqn=NQN)
-        snap.nvme_disk(bdev="Remoten1")
-        snap.rpc("virtio_blk_controller_create", pf_id=0, bdev="Remoten2", num_queues=1)
-        snap.wait_listens(snap.vfio_socket())
-        snap.wait_listens(snap.vhost_socket())
-        hosts = []
-        try:
-            hosts += [ReadingNvmeHost(snap)]
-            hosts += [ReadingVblkHost(snap)]
+        with hosts_on(snap, proxy.port, NQN, (ReadingNvmeHost, ReadingVblkHost)) as hosts:
             yield target, proxy, snap, hosts
-        finally:
-            for h in hosts:
-                h.close()
 
 
 def overtaken(target, proxy, snap, hosts, how, late_us=LATE_US):

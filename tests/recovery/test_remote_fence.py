@@ -64,24 +64,31 @@ class VblkHost:
 
 
 @contextmanager
+def hosts_on(snap, port, nqn, kinds):
+    """A function of each kind on a namespace of its own at 127.0.0.1:port, and who uses it."""
+    snap.rpc("bdev_nvme_attach_controller", name="Remote", trtype="TCP", traddr="127.0.0.1", adrfam="IPv4",
+             trsvcid=str(port), subnqn=nqn)
+    snap.nvme_disk(bdev="Remoten1")
+    snap.rpc("virtio_blk_controller_create", pf_id=0, bdev="Remoten2", num_queues=1)
+    snap.wait_listens(snap.vfio_socket())
+    snap.wait_listens(snap.vhost_socket())
+    hosts = []
+    try:
+        for kind in kinds:
+            hosts.append(kind(snap))
+        yield hosts
+    finally:
+        for h in hosts:
+            h.close()
+
+
+@contextmanager
 def two_hosts(tmp_path, service="snap_service", **peer_options):
     spaces = [PeerNamespace(1, blocks=8192), PeerNamespace(2, blocks=8192)]
     with NvmeTcpPeer(namespaces=spaces, **peer_options) as peer, \
             RecoverySnap(tmp_path, {"snap_service": service}, TOPOLOGY) as snap:
-        snap.rpc("bdev_nvme_attach_controller", name="Remote", trtype="TCP", traddr="127.0.0.1", adrfam="IPv4",
-                 trsvcid=str(peer.port), subnqn=peer.nqn)
-        snap.nvme_disk(bdev="Remoten1")
-        snap.rpc("virtio_blk_controller_create", pf_id=0, bdev="Remoten2", num_queues=1)
-        snap.wait_listens(snap.vfio_socket())
-        snap.wait_listens(snap.vhost_socket())
-        hosts = []
-        try:
-            hosts += [NvmeHost(snap)]
-            hosts += [VblkHost(snap)]
+        with hosts_on(snap, peer.port, peer.nqn, (NvmeHost, VblkHost)) as hosts:
             yield peer, snap, hosts
-        finally:
-            for h in hosts:
-                h.close()
 
 
 def wait(condition, what, seconds=30):

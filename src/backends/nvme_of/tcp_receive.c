@@ -9,12 +9,6 @@ static struct tcp_conn *conn_of(struct nvme_tcp_stream *s)
     return container_of(s, struct tcp_conn, stream);
 }
 
-static int fault(struct nvme_tcp_fault *f, enum nvme_tcp_fes fes, size_t fei, const char *text)
-{
-    *f = (struct nvme_tcp_fault){fes, (uint32_t)fei, text};
-    return -EPROTO;
-}
-
 /* ---- PDUs ---- */
 
 static int ic_resp(struct tcp_conn *c, const void *header, struct nvme_tcp_fault *f)
@@ -41,11 +35,12 @@ static int finish(struct tcp_conn *c, struct tcp_cmd *cmd, const struct nvme_cqe
     bool ok = le16_get(cqe->sf) >> 1 == 0;
 
     if (cmd->tx != TX_NOTHING)
-        return fault(f, NVME_TCP_FES_SEQUENCE, fei, "a response while data are being sent");
+        return nvme_tcp_fail(f, NVME_TCP_FES_SEQUENCE, fei, "a response while data are being sent");
     if (ok && cmd->bytes > 0 && cmd->to_host && cmd->rx_done != cmd->bytes)
-        return fault(f, NVME_TCP_FES_SEQUENCE, fei, "success before all data have come");
+        return nvme_tcp_fail(f, NVME_TCP_FES_SEQUENCE, fei, "success before all data have come");
     if (ok && cmd->bytes > 0 && !cmd->to_host && !cmd->in_capsule && cmd->r2t_next != cmd->bytes)
-        return fault(f, NVME_TCP_FES_SEQUENCE, fei, "success before all data were asked for");
+        return nvme_tcp_fail(f, NVME_TCP_FES_SEQUENCE, fei,
+                             "success before all data were asked for");
     cmd->cqe = *cqe;
     c->ops->done(c, cmd);
     return 0;
@@ -58,7 +53,8 @@ static int capsule_resp(struct tcp_conn *c, const void *header, struct nvme_tcp_
     size_t fei = offsetof(struct nvme_tcp_capsule_resp, cqe.cid);
 
     if (!cmd)
-        return fault(f, NVME_TCP_FES_HEADER_FIELD, fei, "a response to no command in flight");
+        return nvme_tcp_fail(f, NVME_TCP_FES_HEADER_FIELD, fei,
+                             "a response to no command in flight");
     return finish(c, cmd, &pdu->cqe, fei, f);
 }
 
@@ -72,18 +68,18 @@ static int c2h_data(struct tcp_conn *c, const void *header, struct nvme_tcp_faul
     if (rc)
         return rc;
     if (!cmd)
-        return fault(f, NVME_TCP_FES_HEADER_FIELD, offsetof(struct nvme_tcp_data, cccid),
-                     "data for no command in flight");
+        return nvme_tcp_fail(f, NVME_TCP_FES_HEADER_FIELD, offsetof(struct nvme_tcp_data, cccid),
+                             "data for no command in flight");
     if (!cmd->to_host || cmd->tx != TX_NOTHING || cmd->rx_last)
-        return fault(f, NVME_TCP_FES_SEQUENCE, offsetof(struct nvme_tcp_data, cccid),
-                     "data for a command that expects none");
+        return nvme_tcp_fail(f, NVME_TCP_FES_SEQUENCE, offsetof(struct nvme_tcp_data, cccid),
+                             "data for a command that expects none");
     /* In order and without gaps: nothing is ever written twice, or outside. */
     if (off != cmd->rx_done || len > cmd->bytes - cmd->rx_done)
-        return fault(f, NVME_TCP_FES_OUT_OF_RANGE, offsetof(struct nvme_tcp_data, datao),
-                     "data outside the command's range");
+        return nvme_tcp_fail(f, NVME_TCP_FES_OUT_OF_RANGE, offsetof(struct nvme_tcp_data, datao),
+                             "data outside the command's range");
     if ((pdu->ch.flags & NVME_TCP_FLAG_SUCCESS) && off + len != cmd->bytes)
-        return fault(f, NVME_TCP_FES_SEQUENCE, offsetof(struct nvme_tcp_ch, flags),
-                     "SUCCESS before the last data");
+        return nvme_tcp_fail(f, NVME_TCP_FES_SEQUENCE, offsetof(struct nvme_tcp_ch, flags),
+                             "SUCCESS before the last data");
     c->rx_cmd = cmd;
     c->rx_flags = pdu->ch.flags;
     c->stream.in_drop = cmd->drop;
@@ -99,17 +95,17 @@ static int r2t(struct tcp_conn *c, const void *header, struct nvme_tcp_fault *f)
     uint32_t off = le32_get(pdu->r2to), len = le32_get(pdu->r2tl);
 
     if (!cmd)
-        return fault(f, NVME_TCP_FES_HEADER_FIELD, offsetof(struct nvme_tcp_r2t, cccid),
-                     "R2T for no command in flight");
+        return nvme_tcp_fail(f, NVME_TCP_FES_HEADER_FIELD, offsetof(struct nvme_tcp_r2t, cccid),
+                             "R2T for no command in flight");
     if (cmd->to_host || cmd->bytes == 0 || cmd->in_capsule || cmd->tx == TX_CAPSULE)
-        return fault(f, NVME_TCP_FES_SEQUENCE, offsetof(struct nvme_tcp_r2t, cccid),
-                     "R2T for a command that has no data to send");
+        return nvme_tcp_fail(f, NVME_TCP_FES_SEQUENCE, offsetof(struct nvme_tcp_r2t, cccid),
+                             "R2T for a command that has no data to send");
     if (cmd->tx != TX_NOTHING || cmd->r2t_bytes > 0)
-        return fault(f, NVME_TCP_FES_LIMIT, offsetof(struct nvme_tcp_r2t, cccid),
-                     "R2T while another one is being served");
+        return nvme_tcp_fail(f, NVME_TCP_FES_LIMIT, offsetof(struct nvme_tcp_r2t, cccid),
+                             "R2T while another one is being served");
     if (len == 0 || off != cmd->r2t_next || len > cmd->bytes - off)
-        return fault(f, NVME_TCP_FES_OUT_OF_RANGE, offsetof(struct nvme_tcp_r2t, r2to),
-                     "R2T outside the command's range");
+        return nvme_tcp_fail(f, NVME_TCP_FES_OUT_OF_RANGE, offsetof(struct nvme_tcp_r2t, r2to),
+                             "R2T outside the command's range");
     cmd->ttag = le16_get(pdu->ttag);
     cmd->r2t_off = off;
     cmd->r2t_bytes = len;
