@@ -49,6 +49,7 @@ libclang-rt-14-dev optional: sanitizer runtime of clang 14
 libclang-rt-dev optional: sanitizer runtime of the default clang
 llvm symbolizer for sanitizer reports
 python3-pytest runs tests/wire, tests/rpc and others
+python3-pytest-xdist several of them at the same time
 fio block load with verification
 tgt iSCSI target to test against
 libiscsi-bin iSCSI conformance tools

@@ -182,6 +182,7 @@ def test_unknown_requests_are_refused_and_harm_nothing(blk, blk_neighbour):
 
 def test_logging_is_refused_cleanly(blk, blk_snap):
     """Neither the feature nor the messages: nothing is ever written to such a log, and its descriptor is closed."""
+    blk.works()  # all of the start has arrived
     fds = open_fds(blk_snap)
     log = os.memfd_create("log")
     os.ftruncate(log, 4096)
