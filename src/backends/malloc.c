@@ -205,6 +205,7 @@ int malloc_bdev_create(struct bdev_set *set, const struct malloc_opts *opts, str
         .uuid = uuid_or_derived(opts->uuid, "malloc", opts->name),
         .can_unmap = true,
         .can_write_zeroes = true,
+        .copies = true,
     };
     struct malloc_disk *d = calloc(1, sizeof(*d));
     int rc;

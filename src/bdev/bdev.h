@@ -57,6 +57,8 @@ struct bdev_info {
     bool write_cache;            /* completed writes may be volatile until flush */
     bool read_only;
     bool can_unmap, can_write_zeroes;
+    bool copies; /* submit() moves the data itself before it returns: a batch takes its time, and
+                    what has ended is worth telling in the middle of it */
 };
 
 /* ctx is what open_channel returned: the backend's per-reactor part. Every slot is filled;

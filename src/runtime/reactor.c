@@ -313,6 +313,7 @@ static void mind_the_crowd(struct reactor *r)
 void reactor_run(struct reactor *r)
 {
     unsigned busy_turns = 0;
+    bool worked = false;
 
     current = r;
     r->last_work_us = r->now_us = clock_us();
@@ -328,12 +329,17 @@ void reactor_run(struct reactor *r)
                 work += run_watches(r, 0);
         }
         work += polled;
-        if (work == 0 && r->now_us - r->last_work_us >= r->window_us) {
-            mind_the_crowd(r);
-            work += sleep_turn(r);
+        if (work == 0) {
+            if (worked) /* the window begins where work has ended, which may have taken long */
+                r->last_work_us = r->now_us;
+            worked = false;
+            if (r->now_us - r->last_work_us >= r->window_us) {
+                mind_the_crowd(r);
+                work = sleep_turn(r);
+            }
         }
         if (work > 0) {
-            r->last_work_us = r->now_us;
+            worked = true;
             flush_pollers(r);
         }
     }

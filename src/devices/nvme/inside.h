@@ -28,7 +28,7 @@ struct nvme_dev_ns {
     struct bdev_channel *channel;
     struct nvme_state_ns *st; /* NULL before adoption */
     struct nvme_dev_ns *next_dirty;
-    bool dirty, write_cache, read_only, can_unmap, can_write_zeroes, shared;
+    bool dirty, write_cache, read_only, can_unmap, can_write_zeroes, copies, shared;
     bool leaving;      /* being detached: no new commands */
     uint32_t inflight; /* requests with the bdev */
     struct bdev_uuid uuid;

@@ -11,7 +11,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCH = 64, PREFETCH = 8, MIN_SLOTS = 64 };
+enum {
+    BATCH = 64,
+    PREFETCH = 8,
+    MIN_SLOTS = 64,
+    /* Of a batch that a bdev copies itself, so many are posted together: the host refills the queue
+     * while the rest is copied. */
+    POST_EARLY = 8,
+};
 
 struct nvme_sq *nvme_sq_create(struct nvme_dev *dev, unsigned qid)
 {
@@ -152,8 +159,11 @@ unsigned nvme_sq_fetch(struct nvme_sq *sq)
     crash_point("fetch.published");
     nvme_sq_relax(sq);
     n = i;
-    for (i = 0; i < n; i++)
+    for (i = 0; i < n; i++) {
         nvme_req_start(batch[i]);
+        if (sq->cq->nqueued >= POST_EARLY && batch[i]->ns && batch[i]->ns->copies)
+            nvme_cq_post(sq->cq);
+    }
     return n;
 }
 

@@ -30,6 +30,7 @@ int vblk_disk_open(struct vblk_dev *dev, struct bdev *bdev, struct err *err)
     d->read_only = info.read_only;
     d->can_unmap = info.can_unmap;
     d->can_write_zeroes = info.can_write_zeroes;
+    d->copies = info.copies;
     d->uuid = info.uuid;
     return 0;
 }

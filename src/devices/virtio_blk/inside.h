@@ -58,6 +58,7 @@ struct vblk_queue {
     uint16_t *reads;  /* slots, between vblk_queue_restart() and vblk_queue_restart_reads() */
     unsigned nreads;
     bool told_broken;
+    bool call; /* answers are there for which the host wants a call */
     void (*stopped)(void *arg, uint32_t base);
     void *stopped_arg;
 };
@@ -68,7 +69,7 @@ struct vblk_disk {                /* what is behind it now */
     struct bdev_channel *channel; /* NULL: nothing */
     uint32_t block_shift;
     uint64_t nblocks;
-    bool write_cache, read_only, can_unmap, can_write_zeroes;
+    bool write_cache, read_only, can_unmap, can_write_zeroes, copies;
     struct bdev_uuid uuid;
 };
 

@@ -11,7 +11,12 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { MAX_STARTS = 2 };
+enum {
+    MAX_STARTS = 2,
+    /* Of a batch that a bdev copies itself, so many are answered together: the host refills the
+     * queue while the rest is copied. */
+    POST_EARLY = 8,
+};
 
 /* ---- opening and closing ---- */
 
@@ -152,6 +157,7 @@ static int open_ring(struct vblk_queue *q, struct err *err)
 void vblk_queue_close(struct vblk_queue *q)
 {
     q->told_broken = false;
+    q->call = false;
     if (!q->vq)
         return;
     vblk_forget_held(q->dev, q);
@@ -302,17 +308,23 @@ unsigned vblk_queue_fetch(struct vblk_queue *q)
         return 0;
     }
     virtq_relax(q->vq);
-    for (unsigned i = 0; i < n; i++)
+    for (unsigned i = 0; i < n; i++) {
+        if (i > 0 && i % POST_EARLY == 0 && q->dev->disk.copies && virtq_has_done(q->vq))
+            q->call |= virtq_post(q->vq);
         vblk_req_start(q, slots[i], 0);
+    }
     look_if_broken(q);
     return n;
 }
 
 void vblk_queue_post(struct vblk_queue *q)
 {
-    if (q->adopted || !virtq_has_done(q->vq))
+    if (q->adopted)
         return;
-    if (virtq_post(q->vq)) {
+    if (virtq_has_done(q->vq))
+        q->call |= virtq_post(q->vq);
+    if (q->call) {
+        q->call = false;
         function_irq(q->dev->base.f, q->cfg.index);
         counter_add(&q->dev->base.counts.interrupts, 1);
     }
