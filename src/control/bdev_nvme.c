@@ -20,7 +20,7 @@ struct attach_args {
     uint64_t connect_timeout_us;
     uint32_t num_io_queues, max_bdevs, reconnect_delay, fast_io_fail;
     int32_t loss_timeout;
-    json_t *multipath_opts, *namespaces, *paths;
+    json_t *multipath_opts, *namespaces, *paths, *discovery;
 };
 #define AT(member) offsetof(struct attach_args, member)
 static const struct rpc_param attach_params[] = {
@@ -66,6 +66,7 @@ static const struct rpc_param attach_params[] = {
      NULL, NULL, 0, 0, 0},
     {"_namespaces", RPC_JSON, AT(namespaces), 0, "", NULL, NULL, 0, 0, 0},
     {"_paths", RPC_JSON, AT(paths), 0, "", NULL, NULL, 0, 0, 0},
+    {"_discovery", RPC_JSON, AT(discovery), 0, "", NULL, NULL, 0, 0, 0},
 };
 
 /* ---- what is saved of the namespaces, so that their bdevs can exist before the target answers
@@ -223,6 +224,38 @@ static void save_again(struct control_ctx *ctx, const struct nvme_of_host *host)
     free(key);
 }
 
+void nvme_of_discovered(void *arg, struct nvme_of_host *host)
+{
+    struct control_ctx *ctx = arg;
+
+    if (!ctx->attached)
+        ctx->attached = json_object();
+    if (!saved_call(ctx, host)) {
+        json_t *paths = nvme_of_paths(host), *call = json_deep_copy(json_array_get(paths, 0));
+
+        json_object_set_new(call, "name", json_string(nvme_of_name(host)));
+        json_object_set_new(call, "subnqn", json_string(nvme_of_subnqn(host)));
+        json_object_set_new(call, "hostnqn", json_string(nvme_of_hostnqn(host)));
+        json_object_set_new(call, "_discovery", json_string(nvme_of_discovery_of(host)));
+        json_object_set_new(ctx->attached, nvme_of_name(host), call);
+        json_decref(paths);
+    }
+    save_again(ctx, host);
+}
+
+void nvme_of_undiscovered(void *arg, const char *host)
+{
+    struct control_ctx *ctx = arg;
+    char *key = key_of_nvme_of(host);
+    struct rpc_change change = {key, "bdev_nvme_attach_controller", NULL};
+    struct err err = {0};
+
+    json_object_del(ctx->attached, host);
+    if (ctx->env && ctx->env->save && ctx->env->save(ctx->env->save_arg, &change, 1, &err) < 0)
+        log_line(LOG_ERROR, "control", "%s: its end is not saved: %s", host, err.msg);
+    free(key);
+}
+
 static void namespaces_changed(void *arg, struct nvme_of_host *host)
 {
     save_again(arg, host);
@@ -360,6 +393,7 @@ static void bdev_nvme_attach_controller(void *arg, struct rpc_request *req, cons
         .known = known,
         .nknown = nknown,
         .multipath = multipath,
+        .discovery = json_string_value(a->discovery),
         .changed = namespaces_changed,
         .changed_arg = ctx,
     };

@@ -289,6 +289,8 @@ class Connection:
             if lsp != 1:
                 raise Violation("the ANA log with namespaces")
             return self.peer.ana_log(self.path)[offset:]
+        if lid == 0x70:
+            return self.peer.discovery_log()[offset:]
         with self.peer.lock:
             changed, self.ctrl.changed = sorted(self.ctrl.changed), set()
         return b"".join(struct.pack("<I", x) for x in changed) if lid == 4 else b""

@@ -31,6 +31,17 @@ from nvme_tcp_faults import FAULTS_ANY, FAULTS_READ, FAULTS_WRITE, Fault  # noqa
 from nvme_tcp_wire import DNR, Gone, Violation  # noqa: E402
 
 
+DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
+
+
+def discovery_record(subnqn, traddr, trsvcid, trtype=3, adrfam=1, subtype=2):
+    """An entry of the discovery log; texts may be bytes, which are taken as they are."""
+    def text(value, size, pad):
+        return (value if isinstance(value, bytes) else str(value).encode()).ljust(size, pad)[:size]
+    return struct.pack("<BBBBHHHH20x32s192x256s256s256x", trtype, adrfam, subtype, 0, 1, 0xFFFF, 32, 0,
+                       text(trsvcid, 32, b" "), text(subnqn, 256, b"\0"), text(traddr, 256, b" "))
+
+
 class PeerNamespace:
     def __init__(self, nsid=1, blocks=65536, block_bytes=512, uuid=None, nguid=bytes(16), eui64=bytes(8)):
         self.nsid, self.block_bytes = nsid, block_bytes
@@ -55,13 +66,13 @@ class PeerNamespace:
 class Controller:
     def __init__(self, peer, cntlid, admin, kato):
         self.peer, self.cntlid, self.admin, self.kato = peer, cntlid, admin, kato
-        self.path = admin.path
+        self.path, self.discovery = admin.path, False
         self.cc = 0
         self.aers = []
         self.changed = set()
         self.event_masked = False
         self.keep_alives = 0
-        self.event_due = self.ana_due = False
+        self.event_due = self.ana_due = self.list_due = False
 
     def property(self, ofst):
         if ofst == 0x00:
@@ -78,13 +89,14 @@ class Controller:
 
     def send_events(self):
         with self.peer.lock:
-            if not (self.event_due or self.ana_due) or not self.aers:
+            if not (self.event_due or self.ana_due or self.list_due) or not self.aers:
                 return
-            dw0 = 0x00040002 if self.event_due else 0x000C0302
             if self.event_due:
-                self.event_due = False
+                self.event_due, dw0 = False, 0x00040002
+            elif self.ana_due:
+                self.ana_due, dw0 = False, 0x000C0302
             else:
-                self.ana_due = False
+                self.list_due, dw0 = False, 0x0070F002
             cid = self.aers.pop(0)
         try:
             self.admin.respond(cid, 0, dw0)
@@ -114,6 +126,8 @@ class NvmeTcpPeer:
         self.ana_patch = None                       # fn(bytearray): the log with its groups
         self.nanagrpid = None
         self.ana_reads = 0
+        self.records, self.genctr = None, 1         # it is a discovery controller, too
+        self.discovery_head = None                  # fn(bytearray): the header of the log
         self.catching, self.catch_where, self.catch_path = 0, None, None
         self.late = []                              # (hostid and hostnqn, namespace, pieces): to be executed late
         self.stored = collections.deque(maxlen=10000)   # (opcode, first block, when) of what was executed
@@ -219,7 +233,8 @@ class NvmeTcpPeer:
     def connect(self, c, cid, qid, sqsize, cattr, kato, hostid, cntlid, subnqn, hostnqn):
         if c.qid is not None:
             raise Violation("a second Connect")
-        if subnqn != self.nqn:
+        discovery = subnqn == DISCOVERY_NQN and self.records is not None
+        if subnqn != self.nqn and not discovery:
             c.respond(cid, 0x182 | DNR, 0x10000 | 256)
             return
         if self.allow_hosts is not None and hostnqn not in self.allow_hosts:
@@ -233,7 +248,7 @@ class NvmeTcpPeer:
                 if self.confirms:       # all commands of former associations end before the answer
                     self.execute_late((hostid, hostnqn))
                 c.ctrl = Controller(self, next(self.cntlids), c, kato)
-                c.ctrl.host = (hostid, hostnqn)
+                c.ctrl.host, c.ctrl.discovery = (hostid, hostnqn), discovery
                 self.controllers[c.ctrl.cntlid] = c.ctrl
                 self.hosts.append((hostid, hostnqn))
             else:
@@ -279,7 +294,10 @@ class NvmeTcpPeer:
             struct.pack_into("<H", page, 520, self.oncs)
             page[525] = 1 if self.vwc else 0
             struct.pack_into("<I", page, 536, 1 | 1 << 20)
-            nqn = self.nqn.encode()
+            if ctrl.discovery:
+                page[111] = 2
+                struct.pack_into("<I", page, 92, 1 << 31)
+            nqn = DISCOVERY_NQN.encode() if ctrl.discovery else self.nqn.encode()
             page[768:768 + len(nqn)] = nqn
             struct.pack_into("<IIH", page, 1792, (64 + self.inline_bytes) // 16, 1, 0)
             if self.confirms:
@@ -311,6 +329,22 @@ class NvmeTcpPeer:
         if self.identify_patch:
             self.identify_patch(page, cns, nsid)
         return bytes(page)
+
+    # ---- discovery ----
+
+    def discovery_log(self):
+        head = bytearray(struct.pack("<QQH1006x", self.genctr, len(self.records), 0))
+        if self.discovery_head:
+            self.discovery_head(head)
+        return bytes(head) + b"".join(self.records)
+
+    def discovery_changed(self):
+        with self.lock:
+            controllers = [c for c in self.controllers.values() if c.discovery]
+            for ctrl in controllers:
+                ctrl.list_due = True
+        for ctrl in controllers:
+            ctrl.send_events()
 
     # ---- asymmetric access ----
 

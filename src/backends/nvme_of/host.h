@@ -148,6 +148,7 @@ struct nvme_of_host {
     struct nvme_of *of;
     /* Options, owned copies. */
     char name[64], subnqn[224], hostnqn[224];
+    char discovery[64]; /* the one that has attached it, or empty */
     unsigned want_queues, max_bdevs;
     uint32_t phase_timeout_ms, keep_alive_ms, io_timeout_ms;
     void (*changed)(void *arg, struct nvme_of_host *host);
@@ -201,6 +202,7 @@ void path_report(struct nof_path *p, struct nof_queue *q, const struct nof_repor
 void path_ready_logged(struct nof_path *p);
 
 /* ---- options.c ---- */
+void nvme_of_default_hostnqn(const struct nvme_of *of, char *out, size_t size);
 int host_options(struct nvme_of_host *h, const struct nvme_of_opts *o, struct err *err);
 int path_options(struct nof_path *p, const struct nvme_of_opts *o, struct err *err);
 

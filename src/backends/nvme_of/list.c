@@ -41,6 +41,21 @@ const char *nvme_of_name(const struct nvme_of_host *h)
     return h->name;
 }
 
+const char *nvme_of_discovery_of(const struct nvme_of_host *h)
+{
+    return h->discovery;
+}
+
+const char *nvme_of_hostnqn(const struct nvme_of_host *h)
+{
+    return h->hostnqn;
+}
+
+const char *nvme_of_subnqn(const struct nvme_of_host *h)
+{
+    return h->subnqn;
+}
+
 unsigned nvme_of_namespaces(const struct nvme_of_host *h, struct nvme_of_namespace *ret,
                             unsigned max)
 {

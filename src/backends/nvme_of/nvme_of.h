@@ -73,6 +73,7 @@ struct nvme_of_opts {
     /* Another path of a host that is there: the same, its connection is made in the background. */
     bool background;
     enum nvme_of_multipath multipath;
+    const char *discovery; /* name of the discovery it belongs to, or NULL */
 
     /* The namespaces or their sizes have changed (also by the background connection): time to save
      * nvme_of_namespaces() again. May be NULL. */
@@ -134,5 +135,42 @@ bool nvme_of_io_paths(struct bdev *bd, json_t *out);
 bool nvme_of_set_policy(struct bdev *bd, bool active_active, bool queue_depth, uint32_t rr_min_io);
 /* Of the paths of the best kind it uses this one. -ENODEV with err filled. */
 int nvme_of_set_preferred(struct bdev *bd, uint16_t cntlid, struct err *err);
+
+/* ---- discovery ---- */
+
+struct nof_discovery; /* a lasting connection to a discovery controller */
+struct nvme_of_discovery_opts {
+    const char *name;   /* 1..58 characters; the hosts it attaches are <name>0, <name>1, ... */
+    const char *trtype; /* "TCP" (any case) or NULL */
+    const char *adrfam; /* as in nvme_of_opts */
+    const char *traddr;
+    const char *trsvcid; /* NULL: "8009" */
+    const char *hostnqn; /* NULL: the default one; also of the hosts */
+    bool later;          /* nvme_of_discoveries_begin() lets it begin (journal replay) */
+    /* So long for the first round: else the discovery ends. 0: any time. */
+    uint64_t attach_timeout_ms;
+    /* Once: the first round is over, or -ETIMEDOUT and the discovery is being stopped. May be NULL.
+     */
+    void (*settled)(void *arg, const struct err *err);
+    void *settled_arg;
+    /* A host was attached, or its paths, namespaces or their sizes have changed; is gone. */
+    void (*changed)(void *arg, struct nvme_of_host *host);
+    void (*gone)(void *arg, const char *host);
+    void *changed_arg;
+};
+/* 0, or -errno with err filled. What it attaches follows. */
+int nvme_of_discovery_start(struct nvme_of *of, const struct nvme_of_discovery_opts *o,
+                            struct err *err);
+void nvme_of_discoveries_begin(struct nvme_of *of);
+struct nof_discovery *nvme_of_discovery_find(struct nvme_of *of, const char *name);
+/* Detaches its hosts, and done runs. -EBUSY naming a bdev that is claimed, -EALREADY. */
+int nvme_of_discovery_stop(struct nof_discovery *d, void (*done)(void *arg), void *arg,
+                           struct err *err);
+/* New reference: array of {name, trid, referrals, connected, entries}. */
+json_t *nvme_of_discovery_list(struct nvme_of *of);
+/* Empty when it belongs to none. */
+const char *nvme_of_discovery_of(const struct nvme_of_host *host);
+const char *nvme_of_hostnqn(const struct nvme_of_host *host);
+const char *nvme_of_subnqn(const struct nvme_of_host *host);
 
 #endif

@@ -96,12 +96,12 @@ static int copy_address(struct nof_path *p, const struct nvme_of_opts *o, struct
     return rc;
 }
 
-static void default_hostnqn(struct nvme_of_host *h)
+void nvme_of_default_hostnqn(const struct nvme_of *of, char *out, size_t size)
 {
     char uuid[37];
 
-    bdev_uuid_format(&h->of->hostid, uuid);
-    snprintf(h->hostnqn, sizeof(h->hostnqn), "nqn.2014-08.org.nvmexpress:uuid:%s", uuid);
+    bdev_uuid_format(&of->hostid, uuid);
+    snprintf(out, size, "nqn.2014-08.org.nvmexpress:uuid:%s", uuid);
 }
 
 static uint32_t bounded_ms(uint64_t ms, uint32_t fallback)
@@ -133,7 +133,7 @@ int host_options(struct nvme_of_host *h, const struct nvme_of_opts *o, struct er
     if (!rc && o->hostnqn && o->hostnqn[0])
         rc = copy_text(h->hostnqn, sizeof(h->hostnqn), o->hostnqn, "hostnqn", err);
     else if (!rc)
-        default_hostnqn(h);
+        nvme_of_default_hostnqn(h->of, h->hostnqn, sizeof(h->hostnqn));
     if (rc)
         return rc;
     h->want_queues =
@@ -144,6 +144,8 @@ int host_options(struct nvme_of_host *h, const struct nvme_of_opts *o, struct er
         h->phase_timeout_ms = 1;
     h->keep_alive_ms = bounded_ms(o->keep_alive_ms, DEFAULT_KEEP_ALIVE_MS);
     h->io_timeout_ms = bounded_ms(o->io_timeout_ms, DEFAULT_IO_TIMEOUT_MS);
+    if (o->discovery)
+        snprintf(h->discovery, sizeof(h->discovery), "%s", o->discovery);
     h->changed = o->changed;
     h->changed_arg = o->changed_arg;
     return 0;
