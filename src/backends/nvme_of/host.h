@@ -181,8 +181,9 @@ void host_ana_read(struct nof_path *p);
 void host_attach_failed(struct nof_path *p, const struct err *why);
 void host_path_ended(struct nof_path *p);
 void host_maybe_gone(struct nvme_of_host *h);
-/* The path that an operator means when there is but one to be named. */
-struct nof_path *host_first_path(const struct nvme_of_host *h);
+/* Of a host that could not be attached. NULL is fine. */
+void host_free(struct nvme_of_host *h);
+void host_remove_namespaces(struct nvme_of_host *h);
 
 /* ---- path.c ---- */
 struct nof_path *path_create(struct nvme_of_host *h, const struct nvme_of_opts *o, struct err *err);

@@ -61,7 +61,7 @@ struct nvme_of_opts {
     unsigned num_io_queues; /* at most so many reactors may use it; 0: 128 */
     unsigned max_bdevs;     /* 0: 128 */
     uint64_t connect_timeout_us; /* bound of the first attach and of each later phase; 0: 10 s */
-    uint32_t keep_alive_ms;      /* 0: 10000 */
+    uint32_t keep_alive_ms;      /* 0: 5000 */
     uint32_t
         io_timeout_ms; /* a command without an answer for so long ends the association; 0: 30000 */
 
