@@ -96,7 +96,6 @@ static void merge_closest(struct fence_table *t)
         a->assoc = MAX(a->assoc, b->assoc);
     a->until_us = MAX(a->until_us, b->until_us);
     a->lost_us = MAX(a->lost_us, b->lost_us);
-    a->epoch = MAX(a->epoch, b->epoch);
     if (a->path != b->path)
         a->path = FENCE_NO_PATH;
     a->marked &= b->marked;
@@ -239,7 +238,6 @@ static void add(struct fence *f, const struct fence_loss *loss, uint64_t first, 
                                  .until_us = FENCE_UNKNOWN,
                                  .lost_us = now,
                                  .assoc = loss->assoc,
-                                 .epoch = loss->epoch,
                                  .path = loss->path,
                                  .marked = loss->marked,
                                  .low = number,
@@ -262,7 +260,6 @@ static void add(struct fence *f, const struct fence_loss *loss, uint64_t first, 
         own->until_us = MAX(own->until_us, range.until_us);
         own->lost_us = now;
         own->assoc = MAX(own->assoc, loss->assoc);
-        own->epoch = MAX(own->epoch, loss->epoch);
         if (own->path != loss->path)
             own->path = FENCE_NO_PATH;
         own->marked &= loss->marked;
@@ -291,7 +288,8 @@ void fence_add(struct fence *f, const struct fence_loss *loss, uint64_t first, u
     pthread_mutex_unlock(&f->lock);
 }
 
-void fence_ready(struct fence *f, unsigned path, uint64_t assoc, uint64_t delay_us)
+void fence_ready(struct fence *f, unsigned path, uint64_t assoc, uint64_t begun_us,
+                 uint64_t delay_us)
 {
     uint64_t now = clock_us(), lost = 0;
     struct fence_table t;
@@ -309,7 +307,7 @@ void fence_ready(struct fence *f, unsigned path, uint64_t assoc, uint64_t delay_
         struct fence_range *r = &t.r[i];
         bool before = r->assoc < assoc && (r->path == path || r->assoc == 0);
 
-        if (delay_us == 0 && r->marked && (before || r->epoch < assoc))
+        if (delay_us == 0 && r->marked && (before || r->lost_us + FENCE_CLOSED_US <= begun_us))
             r->until_us = FENCE_OVER;
         else if (r->until_us == FENCE_UNKNOWN && r->assoc < assoc)
             r->until_us = lost + delay_us;

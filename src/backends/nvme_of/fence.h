@@ -67,7 +67,6 @@ const char *fence_kind_name(enum fence_kind kind);
 /* How a request was lost. */
 struct fence_loss {
     uint64_t assoc;    /* with this association; 0: with a process before this one */
-    uint64_t epoch;    /* the newest association that had begun by then, on any path */
     uint64_t bound_us; /* the old association ends so long after now, when nothing else is heard;
                           FENCE_UNKNOWN: fence_ready() will decide */
     unsigned path;
@@ -75,14 +74,19 @@ struct fence_loss {
     bool crossed; /* what overlaps it is under way on another path */
 };
 
-enum { FENCE_PATHS = 64, FENCE_NO_PATH = FENCE_PATHS };
+enum {
+    FENCE_PATHS = 64,
+    FENCE_NO_PATH = FENCE_PATHS,
+    /* By then every queue of a lost association is closed here, so that no command of it passes for
+     * a sign of life after the Connect of one of another path. */
+    FENCE_CLOSED_US = 1000000,
+};
 
 struct fence_range {
     uint64_t first, end; /* blocks [first, end) */
     uint64_t until_us;   /* or FENCE_UNKNOWN: before the next association */
     uint64_t lost_us;    /* newest loss */
     uint64_t assoc;      /* newest association lost; 0: of a process before this one */
-    uint64_t epoch;      /* associations with a greater number have begun after the loss */
     uint64_t path;       /* of assoc; FENCE_NO_PATH: of several */
     uint64_t marked;     /* see fence_loss */
     uint64_t low, high;  /* numbers of the guards in it */
@@ -116,9 +120,11 @@ void fence_fini(struct fence *f);
  * or 0, before and after. */
 void fence_add(struct fence *f, const struct fence_loss *loss, uint64_t first, uint64_t end,
                uint64_t *guard);
-/* Association assoc of a path is set up; those before it on this path end delay_us after their
- * loss. 0: those of all paths that were lost before it began have ended. May be told again. */
-void fence_ready(struct fence *f, unsigned path, uint64_t assoc, uint64_t delay_us);
+/* Association assoc of a path, begun at begun_us, is set up; those before it on this path end
+ * delay_us after their loss. 0: those of all paths that were lost FENCE_CLOSED_US before it began
+ * have ended. May be told again. */
+void fence_ready(struct fence *f, unsigned path, uint64_t assoc, uint64_t begun_us,
+                 uint64_t delay_us);
 /* The path is no more; its number may be given to another one. What it lost stays guarded. */
 void fence_path_gone(struct fence *f, unsigned path);
 /* Until when a request for [first, end) with this guard number must wait: FENCE_OVER, a time, or

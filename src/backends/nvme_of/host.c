@@ -41,7 +41,7 @@ static void tell_fences(struct nvme_of_host *h)
             struct nof_path *p = list_entry(at, struct nof_path, node);
 
             if (p->phase == PATH_READY)
-                fence_ready(&ns->fence, p->number, p->assoc, p->fence_delay_us);
+                fence_ready(&ns->fence, p->number, p->assoc, p->begun_us, p->fence_delay_us);
         }
     }
 }

@@ -105,6 +105,7 @@ struct nof_path {
     bool is_attached; /* attached() has run with success */
     bool leaving;
     uint64_t assoc; /* number of the newest */
+    uint64_t begun_us;
     struct resolve *resolve;
     struct sockaddr_storage addrs[RESOLVE_MAX];
     unsigned naddrs, next_addr, failures;
@@ -156,7 +157,7 @@ struct nvme_of_host {
 
     bool is_attached; /* its first path is */
     bool deleting;
-    _Atomic uint64_t assoc; /* number of the newest association of any path */
+    uint64_t assoc; /* number of the newest association of any path */
     struct list namespaces;
     unsigned leaving; /* bdevs not gone yet, when deleting */
     unsigned last_number;

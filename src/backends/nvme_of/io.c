@@ -277,7 +277,6 @@ static void guard(struct nof_io *io, const struct nof_queue *q)
 {
     struct fence_loss loss = {
         .assoc = q->target.assoc,
-        .epoch = atomic_load(&io->ch->lane->host->assoc),
         .bound_us = q->target.fence_bound_us,
         .path = q->path->number,
         .marked = q->target.fence_marked,

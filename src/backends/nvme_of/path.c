@@ -243,7 +243,8 @@ static void no_resolver(struct timer *t)
 
 void path_begin(struct nof_path *p)
 {
-    p->assoc = atomic_fetch_add(&p->host->assoc, 1) + 1;
+    p->assoc = ++p->host->assoc;
+    p->begun_us = reactor_now_us(p->host->of->control);
     p->phase = PATH_RESOLVING;
     p->resolve = resolve_start(p->host->of->control, p->traddr, p->trsvcid, p->family, resolved, p);
     if (!p->resolve)
