@@ -20,7 +20,7 @@ struct attach_args {
     uint64_t connect_timeout_us;
     uint32_t num_io_queues, max_bdevs, reconnect_delay, fast_io_fail;
     int32_t loss_timeout;
-    json_t *multipath_opts, *namespaces;
+    json_t *multipath_opts, *namespaces, *paths, *discovery;
 };
 #define AT(member) offsetof(struct attach_args, member)
 static const struct rpc_param attach_params[] = {
@@ -42,8 +42,9 @@ static const struct rpc_param attach_params[] = {
     {"fabrics_connect_timeout_us", RPC_U64, AT(connect_timeout_us), 0,
      "microseconds for the first connection (default 10 s)", NULL, "fabrics-timeout", 0, 0,
      3600000000},
-    {"multipath", RPC_STR, AT(multipath), 0, "failover or disable: one path per name", "-x", NULL,
-     0, 0, 0},
+    {"multipath", RPC_STR, AT(multipath), 0,
+     "when the name is there: failover or multipath (default failover) add a path, disable refuses",
+     "-x", NULL, 0, 0, 0},
     {"num_io_queues", RPC_U32, AT(num_io_queues), 0, "at most so many I/O queues", NULL, NULL, 0, 0,
      65535},
     {"ctrlr_loss_timeout_sec", RPC_I32, AT(loss_timeout), RPC_UNSUPPORTED,
@@ -64,6 +65,8 @@ static const struct rpc_param attach_params[] = {
     {"disable_sq_flow_control", RPC_BOOL, AT(no_flow_control), 0, "ask for no SQ flow control",
      NULL, NULL, 0, 0, 0},
     {"_namespaces", RPC_JSON, AT(namespaces), 0, "", NULL, NULL, 0, 0, 0},
+    {"_paths", RPC_JSON, AT(paths), 0, "", NULL, NULL, 0, 0, 0},
+    {"_discovery", RPC_JSON, AT(discovery), 0, "", NULL, NULL, 0, 0, 0},
 };
 
 /* ---- what is saved of the namespaces, so that their bdevs can exist before the target answers
@@ -181,25 +184,84 @@ static bool known_namespaces(json_t *saved, struct nvme_of_namespace **ret, unsi
     return true;
 }
 
-/* ---- attach ---- */
+/* ---- what is saved of a controller: one attach call, with all its paths ---- */
 
-/* The namespaces have changed behind our back: save the attach call anew. */
-static void namespaces_changed(void *arg, struct nvme_of_host *host)
+static json_t *saved_call(struct control_ctx *ctx, const struct nvme_of_host *host)
 {
-    struct control_ctx *ctx = arg;
-    json_t *params = json_object_get(ctx->attached, nvme_of_name(host));
+    return json_object_get(ctx->attached, nvme_of_name(host));
+}
+
+/* The first path as the call has it, the others beside. */
+static void update_call(json_t *params, const struct nvme_of_host *host)
+{
+    json_t *paths = nvme_of_paths(host), *first = json_array_get(paths, 0);
+
+    if (first && (json_array_size(paths) > 1 || json_object_get(params, "_paths"))) {
+        json_object_del(params, "adrfam");
+        json_object_del(params, "hostaddr");
+        json_object_update(params, first);
+        json_array_remove(paths, 0);
+        json_object_set(params, "_paths", paths);
+    }
+    json_object_set_new(params, "_namespaces", namespaces_json(host));
+    json_decref(paths);
+}
+
+/* Something has changed that is not a call of its own: saves the attach call anew. */
+static void save_again(struct control_ctx *ctx, const struct nvme_of_host *host)
+{
+    json_t *params = saved_call(ctx, host);
     char *key = key_of_nvme_of(nvme_of_name(host));
     struct rpc_change change = {key, "bdev_nvme_attach_controller", params};
     struct err err = {0};
 
     if (params) { /* else the attach call has not been answered yet, and will save them */
-        json_object_set_new(params, "_namespaces", namespaces_json(host));
+        update_call(params, host);
         if (ctx->env && ctx->env->save && ctx->env->save(ctx->env->save_arg, &change, 1, &err) < 0)
-            log_line(LOG_ERROR, "control", "%s: namespaces not saved: %s", nvme_of_name(host),
-                     err.msg);
+            log_line(LOG_ERROR, "control", "%s: its paths and namespaces are not saved: %s",
+                     nvme_of_name(host), err.msg);
     }
     free(key);
 }
+
+void nvme_of_discovered(void *arg, struct nvme_of_host *host)
+{
+    struct control_ctx *ctx = arg;
+
+    if (!ctx->attached)
+        ctx->attached = json_object();
+    if (!saved_call(ctx, host)) {
+        json_t *paths = nvme_of_paths(host), *call = json_deep_copy(json_array_get(paths, 0));
+
+        json_object_set_new(call, "name", json_string(nvme_of_name(host)));
+        json_object_set_new(call, "subnqn", json_string(nvme_of_subnqn(host)));
+        json_object_set_new(call, "hostnqn", json_string(nvme_of_hostnqn(host)));
+        json_object_set_new(call, "_discovery", json_string(nvme_of_discovery_of(host)));
+        json_object_set_new(ctx->attached, nvme_of_name(host), call);
+        json_decref(paths);
+    }
+    save_again(ctx, host);
+}
+
+void nvme_of_undiscovered(void *arg, const char *host)
+{
+    struct control_ctx *ctx = arg;
+    char *key = key_of_nvme_of(host);
+    struct rpc_change change = {key, "bdev_nvme_attach_controller", NULL};
+    struct err err = {0};
+
+    json_object_del(ctx->attached, host);
+    if (ctx->env && ctx->env->save && ctx->env->save(ctx->env->save_arg, &change, 1, &err) < 0)
+        log_line(LOG_ERROR, "control", "%s: its end is not saved: %s", host, err.msg);
+    free(key);
+}
+
+static void namespaces_changed(void *arg, struct nvme_of_host *host)
+{
+    save_again(arg, host);
+}
+
+/* ---- attach ---- */
 
 struct attach {
     struct control_ctx *ctx;
@@ -210,18 +272,77 @@ static void attached(void *arg, struct nvme_of_host *host, const struct err *err
 {
     struct attach at = *(struct attach *)arg;
     static const struct err unknown = {-EIO, "cannot attach"};
+    json_t *call;
 
     free(arg);
     if (!host) {
         rpc_error_from(at.req, err ? err : &unknown);
         return;
     }
-    rpc_journal_amend(at.req, "_namespaces", namespaces_json(host));
-    if (!at.ctx->attached)
-        at.ctx->attached = json_object();
-    json_object_set_new(at.ctx->attached, nvme_of_name(host), json_copy(rpc_saved_params(at.req)));
+    call = saved_call(at.ctx, host);
+    if (!call) {
+        if (!at.ctx->attached)
+            at.ctx->attached = json_object();
+        call = json_deep_copy(rpc_saved_params(at.req));
+        json_object_set_new(at.ctx->attached, nvme_of_name(host), call);
+    }
+    update_call(call, host);
+    /* Another path is saved with the call that made the controller. */
+    json_object_clear(rpc_saved_params(at.req));
+    json_object_update(rpc_saved_params(at.req), call);
     save_put(at.req, key_of_nvme_of(nvme_of_name(host)));
     rpc_result(at.req, bdev_names_json(host));
+}
+
+/* Replayed: the other paths of the controller. */
+static void path_restored(void *arg, struct nvme_of_host *host, const struct err *err)
+{
+}
+
+static void restore_paths(struct control_ctx *ctx, const struct nvme_of_opts *first, json_t *paths)
+{
+    size_t i;
+    json_t *p;
+
+    json_array_foreach(paths, i, p)
+    {
+        struct nvme_of_opts opts = *first;
+        struct err err = {0};
+
+        opts.known = NULL;
+        opts.nknown = 0;
+        opts.background = true;
+        opts.multipath = NVME_OF_MULTIPATH;
+        opts.traddr = json_string_value(json_object_get(p, "traddr"));
+        opts.trsvcid = json_string_value(json_object_get(p, "trsvcid"));
+        opts.adrfam = json_string_value(json_object_get(p, "adrfam"));
+        opts.hostaddr = json_string_value(json_object_get(p, "hostaddr"));
+        opts.hdgst = json_is_true(json_object_get(p, "hdgst"));
+        opts.ddgst = json_is_true(json_object_get(p, "ddgst"));
+        opts.disable_sq_flow = json_is_true(json_object_get(p, "disable_sq_flow_control"));
+        if (nvme_of_attach(ctx->nvme_of, &opts, path_restored, NULL, &err))
+            log_line(LOG_ERROR, "control", "controller '%s': a path is not restored: %s",
+                     first->name, err.msg);
+    }
+}
+
+static bool multipath_value(struct rpc_request *req, const char *text, enum nvme_of_multipath *ret)
+{
+    static const char *const names[] = {[NVME_OF_FAILOVER] = "failover",
+                                        [NVME_OF_MULTIPATH] = "multipath",
+                                        [NVME_OF_DISABLE] = "disable"};
+
+    *ret = NVME_OF_FAILOVER;
+    for (unsigned i = 0; text && i < ARRAY_SIZE(names); i++)
+        if (strcasecmp(text, names[i]) == 0) {
+            *ret = i;
+            return true;
+        }
+    if (text)
+        rpc_error(req, RPC_ERR_PARAMS,
+                  "Invalid parameters: 'multipath' is '%.30s', not failover, multipath or disable",
+                  text);
+    return !text;
 }
 
 static void bdev_nvme_attach_controller(void *arg, struct rpc_request *req, const void *args)
@@ -230,16 +351,13 @@ static void bdev_nvme_attach_controller(void *arg, struct rpc_request *req, cons
     struct control_ctx *ctx = arg;
     struct nvme_of_namespace *known;
     unsigned nknown;
+    enum nvme_of_multipath multipath;
     struct attach *at;
     struct err err = {0};
     int rc;
 
-    if (a->multipath && strcasecmp(a->multipath, "failover") != 0 &&
-        strcasecmp(a->multipath, "disable") != 0) {
-        rpc_error(req, -ENOTSUP, "parameter 'multipath' is not supported with the value '%.30s'",
-                  a->multipath);
+    if (!multipath_value(req, a->multipath, &multipath))
         return;
-    }
     if (!a->subnqn) {
         rpc_error(req, RPC_ERR_PARAMS,
                   "Invalid parameters: 'subnqn' is missing (discovery by attach is not supported)");
@@ -274,11 +392,15 @@ static void bdev_nvme_attach_controller(void *arg, struct rpc_request *req, cons
         .connect_timeout_us = a->connect_timeout_us,
         .known = known,
         .nknown = nknown,
+        .multipath = multipath,
+        .discovery = json_string_value(a->discovery),
         .changed = namespaces_changed,
         .changed_arg = ctx,
     };
     rc = nvme_of_attach(ctx->nvme_of, &opts, attached, at, &err);
     free(known);
+    if (rc == 0)
+        restore_paths(ctx, &opts, a->paths);
     if (rc < 0) {
         free(at);
         rpc_error_from(req, &err);
@@ -299,7 +421,7 @@ static const struct rpc_param detach_params[] = {
     {"adrfam", RPC_STR, DETACH(adrfam), 0, "IPv4 or IPv6", "-f", NULL, 0, 0, 0},
     {"trsvcid", RPC_STR, DETACH(trsvcid), 0, "port", "-s", NULL, 0, 0, 0},
     {"subnqn", RPC_STR, DETACH(subnqn), 0, "NQN of the remote subsystem", "-n", NULL, 0, 0, 0},
-    {"hostaddr", RPC_STR, DETACH(hostaddr), RPC_UNSUPPORTED, "our address", "-i", NULL, 0, 0, 0},
+    {"hostaddr", RPC_STR, DETACH(hostaddr), 0, "our address", "-i", NULL, 0, 0, 0},
     {"hostsvcid", RPC_STR, DETACH(hostsvcid), RPC_UNSUPPORTED, "our port", "-c", NULL, 0, 0, 0},
 };
 
@@ -312,9 +434,14 @@ struct detach {
 static void detached(void *arg)
 {
     struct detach *d = arg;
+    struct nvme_of_host *host = nvme_of_find(d->ctx->nvme_of, d->name);
 
-    json_object_del(d->ctx->attached, d->name);
-    save_drop(d->req, key_of_nvme_of(d->name));
+    if (host) { /* one path less */
+        save_again(d->ctx, host);
+    } else {
+        json_object_del(d->ctx->attached, d->name);
+        save_drop(d->req, key_of_nvme_of(d->name));
+    }
     rpc_true(d->req);
     free(d);
 }
@@ -324,15 +451,14 @@ static void bdev_nvme_detach_controller(void *arg, struct rpc_request *req, cons
     const struct detach_args *a = args;
     struct control_ctx *ctx = arg;
     struct nvme_of_host *host = nvme_of_find(ctx->nvme_of, a->name);
+    struct nvme_of_address address = {a->trtype,  a->adrfam, a->traddr,
+                                      a->trsvcid, a->subnqn, a->hostaddr};
     struct detach *d;
     struct err err = {0};
+    int rc;
 
     if (!host) {
         rpc_error(req, -ENODEV, "no NVMe-oF controller '%s'", a->name);
-        return;
-    }
-    if (!nvme_of_is(host, a->trtype, a->adrfam, a->traddr, a->trsvcid, a->subnqn)) {
-        rpc_error(req, -ENODEV, "NVMe-oF controller '%s' has no such path", a->name);
         return;
     }
     d = malloc(sizeof(*d));
@@ -342,7 +468,11 @@ static void bdev_nvme_detach_controller(void *arg, struct rpc_request *req, cons
     }
     *d = (struct detach){.ctx = ctx, .req = req};
     snprintf(d->name, sizeof(d->name), "%s", a->name);
-    if (nvme_of_detach(host, detached, d, &err) < 0) {
+    if (a->trtype || a->adrfam || a->traddr || a->trsvcid || a->subnqn || a->hostaddr)
+        rc = nvme_of_detach_path(host, &address, detached, d, &err);
+    else
+        rc = nvme_of_detach(host, detached, d, &err);
+    if (rc < 0) {
         free(d);
         rpc_error_from(req, &err);
     }
@@ -384,10 +514,10 @@ static void bdev_nvme_get_controllers(void *arg, struct rpc_request *req, const 
 
 static const struct rpc_method methods[] = {
     {"bdev_nvme_attach_controller", RPC_PARAMS(attach_params), sizeof(struct attach_args),
-     bdev_nvme_attach_controller, "connect to a remote NVMe subsystem", RPC_JOURNAL,
-     "array of bdev names"},
+     bdev_nvme_attach_controller, "connect to a remote NVMe subsystem, or by another path",
+     RPC_JOURNAL, "array of bdev names"},
     {"bdev_nvme_detach_controller", RPC_PARAMS(detach_params), sizeof(struct detach_args),
-     bdev_nvme_detach_controller, "disconnect and delete its bdevs", RPC_JOURNAL, "true"},
+     bdev_nvme_detach_controller, "remove a path, or all and its bdevs", RPC_JOURNAL, "true"},
     {"bdev_nvme_get_controllers", RPC_PARAMS(get_params), sizeof(struct get_args),
      bdev_nvme_get_controllers, "list remote controllers", 0,
      "array of {name, ctrlrs: [{state, trid, cntlid, host}]}"},

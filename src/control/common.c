@@ -63,6 +63,11 @@ char *key_of_nvme_of(const char *name)
     return KEY("nvme_of/", name);
 }
 
+char *key_of_discovery(const char *name)
+{
+    return KEY("discovery/", name);
+}
+
 char *key_of_subsystem(const char *nqn)
 {
     return KEY("nvme/", nqn);

@@ -230,6 +230,8 @@ void control_replay_finished(struct control_ctx *c, void (*done)(void *arg, unsi
     if (!s)
         abort(); /* our own start-up, before anything is served */
     *s = (struct starting){.ctx = c, .pending = 1, .done = done, .arg = arg};
+    if (c->nvme_of)
+        nvme_of_discoveries_begin(c->nvme_of);
     json_object_foreach(c->run_after_replay, ctrl_id, run)
     {
         struct controller *ctrl = controller_find(&c->controllers, ctrl_id);

@@ -7,16 +7,18 @@
 #include "control/control.h"
 
 extern const struct rpc_method_table bdev_methods, bdev_delay_methods, bdev_error_methods,
-    bdev_file_methods, bdev_memory_methods, bdev_nvme_methods, emulation_methods, general_methods,
-    nvme_controller_methods, nvme_controller_life_methods, nvme_controller_list_methods,
-    nvme_namespace_methods, nvme_subsystem_methods, nvmf_host_methods, nvmf_listener_methods,
-    nvmf_namespace_methods, nvmf_stats_methods, nvmf_subsystem_methods, nvmf_transport_methods,
-    vblk_controller_methods, vblk_controller_list_methods;
+    bdev_file_methods, bdev_memory_methods, bdev_nvme_methods, bdev_nvme_discovery_methods,
+    bdev_nvme_path_methods, emulation_methods, general_methods, nvme_controller_methods,
+    nvme_controller_life_methods, nvme_controller_list_methods, nvme_namespace_methods,
+    nvme_subsystem_methods, nvmf_host_methods, nvmf_listener_methods, nvmf_namespace_methods,
+    nvmf_stats_methods, nvmf_subsystem_methods, nvmf_transport_methods, vblk_controller_methods,
+    vblk_controller_list_methods;
 
 /* Rows of the programs' sets of methods. */
 #define COMMON_TABLES                                                                              \
     &general_methods, &bdev_methods, &bdev_memory_methods, &bdev_file_methods,                     \
-        &bdev_delay_methods, &bdev_error_methods, &bdev_nvme_methods
+        &bdev_delay_methods, &bdev_error_methods, &bdev_nvme_methods,                              \
+        &bdev_nvme_discovery_methods, &bdev_nvme_path_methods
 #define SERVICE_TABLES                                                                             \
     &emulation_methods, &nvme_subsystem_methods, &nvme_namespace_methods,                          \
         &nvme_controller_methods, &nvme_controller_life_methods, &nvme_controller_list_methods,    \
@@ -30,6 +32,7 @@ extern const struct rpc_method_table bdev_methods, bdev_delay_methods, bdev_erro
  * leave that part out. */
 char *key_of_bdev(const char *name);
 char *key_of_nvme_of(const char *name);
+char *key_of_discovery(const char *name);
 char *key_of_subsystem(const char *nqn);
 char *key_of_namespace(const char *nqn, uint32_t nsid);
 char *key_of_controller(const char *nqn, const char *ctrl_id);
@@ -43,6 +46,12 @@ char *key_below(const char *key, const char *part); /* part: our own word */
 /* rpc_journal_put/drop, and free(key). */
 void save_put(struct rpc_request *req, char *key);
 void save_drop(struct rpc_request *req, char *key);
+
+/* A discovery has attached or changed a controller, or detached it: saves that
+ * (nvme_of_discovery_opts).
+ */
+void nvme_of_discovered(void *ctx, struct nvme_of_host *host);
+void nvme_of_undiscovered(void *ctx, const char *host);
 
 void set_number(json_t *o, const char *name, uint64_t n); /* a new member */
 /* uuid.c's text form as a new JSON string. */

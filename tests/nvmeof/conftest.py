@@ -80,6 +80,14 @@ class Drive:
             if line.startswith("error"):
                 return line
 
+    def add_path(self, port, *more):
+        self.tell(" ".join(map(str, ("path", port, *more))))
+        return self.expect("path ")
+
+    def leave_path(self, port):
+        self.tell(f"leave {port}")
+        return self.expect("path ")
+
     def ops(self):
         self.tell("state")
         return int(self.expect("ops ").split()[1])
@@ -179,14 +187,14 @@ class Steps(Drive):
             self.take(0.05)
         return number not in self.results
 
-    def nvme(self):
+    def nvme(self, path=0):
         """Of bdev_get_bdevs."""
         self.tell("state")
         deadline = time.monotonic() + 10 * SLOW
         while True:
             line = self.lines.get(timeout=max(deadline - time.monotonic(), 0.01))
             if line.startswith("bdev "):
-                return json.loads(line[5:])["nvme"][0]
+                return json.loads(line[5:])["nvme"][path]
             self.lines.put(line)
             time.sleep(0.01)
 

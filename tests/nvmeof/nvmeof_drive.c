@@ -2,11 +2,12 @@
  *
  * Drives the NVMe-oF backend through the bdev door: random I/O with verification on one or more
  * reactors, with detaches and cancels in between. Commands come by stdin, one a line ("state",
- * "stop", "detach"); what happens is told on stdout: attached Peer0n1 65536 512 <uuid>     failed
- * <message>     changed ...     OK ops=... */
+ * "stop", "detach", and those of nvmeof_paths.h); what happens is told on stdout: attached Peer0n1
+ * 65536 512 <uuid>     failed <message>     changed ...     OK ops=... */
 #include "backends/nvme_of/nvme_of.h"
 #include "base/log.h"
 #include "bdev/bdev.h"
+#include "nvmeof_paths.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -561,7 +562,7 @@ static void command(struct watch *w, uint32_t events)
             describe();
         else if (strcmp(word, "stop") == 0)
             atomic_store(&stopping, true);
-        else
+        else if (!path_command(word, of, host, bdevs, &cfg.attach))
             printf("error unknown command %s\n", word);
     }
 }

@@ -4,12 +4,13 @@
  * stdin, one a line; REACTOR is a number, BYTE what the data are filled with:
  *     write ID REACTOR LBA BLOCKS BYTE [resent]    zeroes/unmap ID REACTOR LBA BLOCKS [resent]
  *     read ID REACTOR LBA BLOCKS    flush ID REACTOR    detach ID    cancel ID    state    stop
- * On stdout: ready; "done ID rc BYTE" (of a read: its first byte, -1 when they differ); "detached
- * ID rc"; bdev {...} (state). Of the first namespace. */
+ * and those of nvmeof_paths.h. On stdout: ready; "done ID rc BYTE" (of a read: its first byte, -1
+ * when they differ); "detached ID rc"; bdev {...} (state). Of the first namespace. */
 #include "backends/nvme_of/nvme_of.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "bdev/bdev.h"
+#include "nvmeof_paths.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -42,6 +43,8 @@ static struct bdev_set *bdevs;
 static struct bdev *disk;
 static struct nvme_of *of;
 static struct nvme_of_host *host;
+static struct nvme_of_opts opts = {
+    .name = "Peer0", .traddr = "127.0.0.1", .subnqn = "nqn.2024-01.io.opensnap:peer"};
 
 static void say_done(struct request *r, int rc)
 {
@@ -189,6 +192,8 @@ static void line(char *text)
     unsigned id;
 
     sscanf(text, "%31s %n", word, &used);
+    if (path_command(text, of, host, bdevs, &opts))
+        return;
     if (strcmp(word, "state") == 0) {
         describe();
     } else if (strcmp(word, "stop") == 0) {
@@ -251,8 +256,6 @@ int main(int argc, char **argv)
 {
     static const struct option longs[] = {
         {"port", 1, 0, 'p'}, {"keep-alive-ms", 1, 0, 'K'}, {"reactors", 1, 0, 'r'}, {0}};
-    struct nvme_of_opts opts = {
-        .name = "Peer0", .traddr = "127.0.0.1", .subnqn = "nqn.2024-01.io.opensnap:peer"};
     static struct watch in;
     struct bdev_uuid hostid;
     struct err err;

@@ -15,8 +15,8 @@ from nvme_tcp_wire import (C2H_DATA, CMD, DNR, F_DDGST, F_HDGST, F_LAST, F_SUCCE
 
 
 class Connection:
-    def __init__(self, peer, sock, number):
-        self.peer, self.sock, self.number = peer, sock, number
+    def __init__(self, peer, sock, number, path=0):
+        self.peer, self.sock, self.number, self.path = peer, sock, number, path
         self.qid = None
         self.ctrl = None
         self.hdgst = self.ddgst = False
@@ -249,7 +249,7 @@ class Connection:
 
     def admin(self, sqe, cid, opc, length):
         peer, nsid = self.peer, struct.unpack_from("<I", sqe, 4)[0]
-        cdw10, cdw11 = struct.unpack_from("<II", sqe, 40)
+        cdw10, cdw11, offset = struct.unpack_from("<IIQ", sqe, 40)
         if opc in peer.admin_stall:
             return
         if opc in peer.admin_status:
@@ -270,10 +270,7 @@ class Connection:
             n = ((cdw10 >> 16 & 0xFFF) + 1) * 4
             if n != length:
                 raise Violation(f"Get Log Page of {n} bytes with an SGL of {length}")
-            with peer.lock:
-                changed, self.ctrl.changed = sorted(self.ctrl.changed), set()
-            page = b"".join(struct.pack("<I", x) for x in changed) if cdw10 & 0xFF == 4 else b""
-            self.send_data(cid, page.ljust(n, b"\0"))
+            self.send_data(cid, self.log_page(cdw10 & 0xFF, cdw10 >> 8 & 0xF, offset)[:n].ljust(n, b"\0"))
         elif opc == 0x0C:
             with peer.lock:
                 self.ctrl.aers.append(cid)
@@ -287,6 +284,17 @@ class Connection:
         else:
             self.respond(cid, SC_INVALID_OPCODE | DNR)
 
+    def log_page(self, lid, lsp, offset):
+        if lid == 0x0C:
+            if lsp != 1:
+                raise Violation("the ANA log with namespaces")
+            return self.peer.ana_log(self.path)[offset:]
+        if lid == 0x70:
+            return self.peer.discovery_log()[offset:]
+        with self.peer.lock:
+            changed, self.ctrl.changed = sorted(self.ctrl.changed), set()
+        return b"".join(struct.pack("<I", x) for x in changed) if lid == 4 else b""
+
     # ---- I/O ----
 
     def io(self, sqe, cid, opc, length, data):
@@ -294,6 +302,12 @@ class Connection:
         if peer.holding(self, lambda: self.io(sqe, cid, opc, length, data)):
             return
         peer.count(opc)
+        with peer.lock:
+            peer.path_counts[self.path] = peer.path_counts.get(self.path, 0) + 1
+        status = peer.ana_status(self.path, struct.unpack_from("<I", sqe, 4)[0])
+        if status:
+            self.respond(cid, status)
+            return
         if opc & 3 == 1 and not data:      # from the host, and not in the capsule
             # One R2T at a time, as long as data are missing.
             state = {"cid": cid, "sqe": sqe, "len": length, "data": bytearray(), "ttag": next(self.ttags) & 0xFFFF}

@@ -31,6 +31,17 @@ from nvme_tcp_faults import FAULTS_ANY, FAULTS_READ, FAULTS_WRITE, Fault  # noqa
 from nvme_tcp_wire import DNR, Gone, Violation  # noqa: E402
 
 
+DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
+
+
+def discovery_record(subnqn, traddr, trsvcid, trtype=3, adrfam=1, subtype=2):
+    """An entry of the discovery log; texts may be bytes, which are taken as they are."""
+    def text(value, size, pad):
+        return (value if isinstance(value, bytes) else str(value).encode()).ljust(size, pad)[:size]
+    return struct.pack("<BBBBHHHH20x32s192x256s256s256x", trtype, adrfam, subtype, 0, 1, 0xFFFF, 32, 0,
+                       text(trsvcid, 32, b" "), text(subnqn, 256, b"\0"), text(traddr, 256, b" "))
+
+
 class PeerNamespace:
     def __init__(self, nsid=1, blocks=65536, block_bytes=512, uuid=None, nguid=bytes(16), eui64=bytes(8)):
         self.nsid, self.block_bytes = nsid, block_bytes
@@ -55,12 +66,13 @@ class PeerNamespace:
 class Controller:
     def __init__(self, peer, cntlid, admin, kato):
         self.peer, self.cntlid, self.admin, self.kato = peer, cntlid, admin, kato
+        self.path, self.discovery = admin.path, False
         self.cc = 0
         self.aers = []
         self.changed = set()
         self.event_masked = False
         self.keep_alives = 0
-        self.event_due = False
+        self.event_due = self.ana_due = self.list_due = False
 
     def property(self, ofst):
         if ofst == 0x00:
@@ -77,12 +89,17 @@ class Controller:
 
     def send_events(self):
         with self.peer.lock:
-            if not self.event_due or not self.aers:
+            if not (self.event_due or self.ana_due or self.list_due) or not self.aers:
                 return
-            self.event_due = False
+            if self.event_due:
+                self.event_due, dw0 = False, 0x00040002
+            elif self.ana_due:
+                self.ana_due, dw0 = False, 0x000C0302
+            else:
+                self.list_due, dw0 = False, 0x0070F002
             cid = self.aers.pop(0)
         try:
-            self.admin.respond(cid, 0, 0x00040002)
+            self.admin.respond(cid, 0, dw0)
         except Gone:
             pass
 
@@ -91,7 +108,8 @@ class NvmeTcpPeer:
     def __init__(self, namespaces=None, nqn="nqn.2024-01.io.opensnap:peer", port=0, addr="127.0.0.1", hdgst=False,
                  ddgst=False, inline_bytes=8192, maxh2c=131072, cpda=0, success=None, r2t_bytes=0, c2h_bytes=0, mdts=5,
                  vwc=True, oncs=0x0C, queues=64, mqes=127, pad=0, dribble=0, cut_every=0, cut_with_rst=False,
-                 vs=0x00010400, fault=None, seed=1, cqt=0, confirms=False, traffic_keep_alive=False, kas=10):
+                 vs=0x00010400, fault=None, seed=1, cqt=0, confirms=False, traffic_keep_alive=False, kas=10,
+                 paths=1, ana=None):
         self.namespaces = namespaces if namespaces is not None else [PeerNamespace()]
         self.nqn, self.addr, self.port = nqn, addr, port
         self.hdgst, self.ddgst, self.inline_bytes, self.maxh2c = hdgst, ddgst, inline_bytes, maxh2c
@@ -102,7 +120,15 @@ class NvmeTcpPeer:
         self.cut_with_rst = cut_with_rst
         self.fault = fault
         self.cqt, self.confirms, self.traffic_keep_alive, self.kas = cqt, confirms, traffic_keep_alive, kas
-        self.catching, self.catch_where = 0, None
+        self.ports = [port] + [0] * (paths - 1)     # a path is a port
+        self.ana = ana                              # [{group: state} of each path]; a namespace's group is its NSID
+        self.anatt = 10
+        self.ana_patch = None                       # fn(bytearray): the log with its groups
+        self.nanagrpid = None
+        self.ana_reads = 0
+        self.records, self.genctr = None, 1         # it is a discovery controller, too
+        self.discovery_head = None                  # fn(bytearray): the header of the log
+        self.catching, self.catch_where, self.catch_path = 0, None, None
         self.late = []                              # (hostid and hostnqn, namespace, pieces): to be executed late
         self.stored = collections.deque(maxlen=10000)   # (opcode, first block, when) of what was executed
         self.armed = None
@@ -117,6 +143,7 @@ class NvmeTcpPeer:
         self.violations, self.term_reqs = [], []
         self.connections, self.controllers = [], {}
         self.counts, self.accepted, self.connects = {}, 0, 0
+        self.path_counts = {}
         self.ddgst_errors = self.fua = 0
         self.hosts = []                             # (hostid, hostnqn) of each admin Connect
         self.lock = threading.RLock()
@@ -124,22 +151,28 @@ class NvmeTcpPeer:
         self.cntlids = itertools.count(1)
         self.hold_io = False
         self.stopping = False
-        self.listener = None
+        self.listeners = {}
         self.threads = []
 
     # ---- life ----
 
     def start(self):
-        self.listener = socket.socket(socket.AF_INET6 if ":" in self.addr else socket.AF_INET)
-        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.listener.bind((self.addr, self.port))
-        self.port = self.listener.getsockname()[1]
-        self.listener.listen(128)
         self.stopping = False
-        threading.Thread(target=self._accept, args=(self.listener,), daemon=True).start()
+        for path in range(len(self.ports)):
+            self.open_path(path)
+        self.port = self.ports[0]
         return self
 
-    def _accept(self, listener):
+    def open_path(self, path):
+        listener = socket.socket(socket.AF_INET6 if ":" in self.addr else socket.AF_INET)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((self.addr, self.ports[path]))
+        self.ports[path] = listener.getsockname()[1]
+        listener.listen(128)
+        self.listeners[path] = listener
+        threading.Thread(target=self._accept, args=(listener, path), daemon=True).start()
+
+    def _accept(self, listener, path):
         while True:
             try:
                 sock, _ = listener.accept()
@@ -148,20 +181,26 @@ class NvmeTcpPeer:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self.lock:
                 self.accepted += 1
-                c = Connection(self, sock, self.accepted)
+                c = Connection(self, sock, self.accepted, path)
                 self.connections.append(c)
             threading.Thread(target=c.serve, daemon=True).start()
 
-    def stop(self):
-        """Refuses new connections and ends all there are. start() is possible again, on the same port."""
-        self.stopping = True
-        if self.listener:
+    def close_path(self, path):
+        """Refuses new connections of the path and ends all there are."""
+        listener = self.listeners.pop(path, None)
+        if listener:
             try:
-                self.listener.shutdown(socket.SHUT_RDWR)
+                listener.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
-            self.listener.close()
-            self.listener = None
+            listener.close()
+        self.cut(path=path)
+
+    def stop(self):
+        """Refuses new connections and ends all there are. start() is possible again, on the same ports."""
+        self.stopping = True
+        for path in list(self.listeners):
+            self.close_path(path)
         self.cut()
 
     def __enter__(self):
@@ -170,9 +209,9 @@ class NvmeTcpPeer:
     def __exit__(self, *exc):
         self.stop()
 
-    def cut(self, rst=False, io_only=False):
+    def cut(self, rst=False, io_only=False, path=None):
         with self.lock:
-            victims = [c for c in self.connections if c.qid or not io_only]
+            victims = [c for c in self.connections if (c.qid or not io_only) and path in (None, c.path)]
         for c in victims:
             c.reset() if rst else c.close()
         return len(victims)
@@ -194,7 +233,8 @@ class NvmeTcpPeer:
     def connect(self, c, cid, qid, sqsize, cattr, kato, hostid, cntlid, subnqn, hostnqn):
         if c.qid is not None:
             raise Violation("a second Connect")
-        if subnqn != self.nqn:
+        discovery = subnqn == DISCOVERY_NQN and self.records is not None
+        if subnqn != self.nqn and not discovery:
             c.respond(cid, 0x182 | DNR, 0x10000 | 256)
             return
         if self.allow_hosts is not None and hostnqn not in self.allow_hosts:
@@ -208,7 +248,7 @@ class NvmeTcpPeer:
                 if self.confirms:       # all commands of former associations end before the answer
                     self.execute_late((hostid, hostnqn))
                 c.ctrl = Controller(self, next(self.cntlids), c, kato)
-                c.ctrl.host = (hostid, hostnqn)
+                c.ctrl.host, c.ctrl.discovery = (hostid, hostnqn), discovery
                 self.controllers[c.ctrl.cntlid] = c.ctrl
                 self.hosts.append((hostid, hostnqn))
             else:
@@ -241,8 +281,11 @@ class NvmeTcpPeer:
             struct.pack_into("<HH20s40s8s", page, 0, 0x1AF4, 0x1AF4, b"PEER0001".ljust(20), b"OpenSNAP test peer".ljust(40),
                              b"1".ljust(8))
             page[77] = self.mdts
+            if self.ana:
+                page[76], page[342], page[343] = 0x0A, self.anatt, 0x1F
+                struct.pack_into("<II", page, 344, 1024, self.nanagrpid or len(self.namespaces))
             struct.pack_into("<HI", page, 78, ctrl.cntlid, self.vs)
-            struct.pack_into("<II", page, 92, 1 << 8, 1 << 6 if self.traffic_keep_alive else 0)
+            struct.pack_into("<II", page, 92, 1 << 8 | (1 << 11 if self.ana else 0), 1 << 6 if self.traffic_keep_alive else 0)
             page[111] = 1
             struct.pack_into("<H", page, 320, self.kas)
             struct.pack_into("<H", page, 386, self.cqt)
@@ -251,7 +294,10 @@ class NvmeTcpPeer:
             struct.pack_into("<H", page, 520, self.oncs)
             page[525] = 1 if self.vwc else 0
             struct.pack_into("<I", page, 536, 1 | 1 << 20)
-            nqn = self.nqn.encode()
+            if ctrl.discovery:
+                page[111] = 2
+                struct.pack_into("<I", page, 92, 1 << 31)
+            nqn = DISCOVERY_NQN.encode() if ctrl.discovery else self.nqn.encode()
             page[768:768 + len(nqn)] = nqn
             struct.pack_into("<IIH", page, 1792, (64 + self.inline_bytes) // 16, 1, 0)
             if self.confirms:
@@ -265,6 +311,8 @@ class NvmeTcpPeer:
             if ns:
                 struct.pack_into("<QQQ", page, 0, ns.blocks, ns.blocks, ns.blocks)
                 page[99] = 1 if ns.read_only else 0
+                if self.ana:
+                    struct.pack_into("<I", page, 92, nsid)
                 page[104:120], page[120:128] = ns.nguid, ns.eui64
                 page[130] = ns.block_bytes.bit_length() - 1
         elif cns == 3:
@@ -281,6 +329,53 @@ class NvmeTcpPeer:
         if self.identify_patch:
             self.identify_patch(page, cns, nsid)
         return bytes(page)
+
+    # ---- discovery ----
+
+    def discovery_log(self):
+        head = bytearray(struct.pack("<QQH1006x", self.genctr, len(self.records), 0))
+        if self.discovery_head:
+            self.discovery_head(head)
+        return bytes(head) + b"".join(self.records)
+
+    def discovery_changed(self):
+        with self.lock:
+            controllers = [c for c in self.controllers.values() if c.discovery]
+            for ctrl in controllers:
+                ctrl.list_due = True
+        for ctrl in controllers:
+            ctrl.send_events()
+
+    # ---- asymmetric access ----
+
+    def ana_log(self, path):
+        """Of groups only."""
+        groups = sorted(self.ana[path].items())
+        log = bytearray(struct.pack("<QH6x", 1, len(groups)))
+        for group, state in groups:
+            log += struct.pack("<IIQB15x", group, 0, 1, state)
+        if self.ana_patch:
+            self.ana_patch(log)
+        self.ana_reads += 1
+        return bytes(log)
+
+    def ana_status(self, path, nsid):
+        """What an I/O command is answered with."""
+        return {3: 0x302, 4: 0x301, 15: 0x303}.get(self.ana[path].get(nsid)) if self.ana else None
+
+    def set_ana(self, path, state, group=1, tell=True):
+        with self.lock:
+            self.ana[path][group] = state
+            controllers = [c for c in self.controllers.values() if c.path == path]
+            for ctrl in controllers:
+                ctrl.ana_due = tell
+        for ctrl in controllers:
+            ctrl.send_events()
+
+    def io_by_path(self):
+        """Reads and writes executed so far, of each path."""
+        with self.lock:
+            return [self.path_counts.get(path, 0) for path in range(len(self.ports))]
 
     def count(self, opc):
         with self.lock:
@@ -340,14 +435,15 @@ class NvmeTcpPeer:
         with self.lock:
             return sum(len(c.held) for c in self.connections)
 
-    def catch(self, count=1, where=None):
+    def catch(self, count=1, where=None, path=None):
         """The next writes, zeroes and deallocations (of those for which where(opcode, first block) holds) are accepted, never
         answered, and executed late: by execute_late(), whatever has become of their connection."""
         with self.lock:
-            self.catching, self.catch_where = count, where
+            self.catching, self.catch_where, self.catch_path = count, where, path
 
     def catches(self, connection, opc, ns, pieces):
-        if not self.catching or (self.catch_where and not self.catch_where(opc, pieces[0][0] // ns.block_bytes)):
+        if not self.catching or self.catch_path not in (None, connection.path) or \
+                (self.catch_where and not self.catch_where(opc, pieces[0][0] // ns.block_bytes)):
             return False
         self.catching -= 1
         self.late.append((connection.ctrl.host, ns, pieces))

@@ -7,7 +7,7 @@
 
 #include "backends/nvme_of/host.h"
 
-typedef void (*answer_fn)(struct nvme_of_host *h, uint16_t status, const struct nvme_cqe *cqe);
+typedef void (*answer_fn)(struct nof_path *p, uint16_t status, const struct nvme_cqe *cqe);
 
 /* What a command of the admin queue is for: tcp_cmd.arg. */
 struct errand {
@@ -15,16 +15,16 @@ struct errand {
 };
 
 /* A slot for a command whose answer the errand wants; NULL: the connection is failing. */
-struct tcp_cmd *admin_cmd(struct nvme_of_host *h, uint8_t opc, const struct errand *errand);
+struct tcp_cmd *admin_cmd(struct nof_path *p, uint8_t opc, const struct errand *errand);
 void admin_property_set(struct tcp_cmd *cmd, uint32_t offset, uint32_t value);
 /* CC of an enabled controller. */
-uint32_t admin_cc(const struct nvme_of_host *h);
-void admin_start_keep_alive(struct nvme_of_host *h);
+uint32_t admin_cc(const struct nof_path *p);
+void admin_start_keep_alive(struct nof_path *p);
 /* Asks for the next asynchronous event, unless that is done already. */
-void admin_want_events(struct nvme_of_host *h);
+void admin_want_events(struct nof_path *p);
 
-/* From Connect to HOST_READY. */
-void steps_start(struct nvme_of_host *h);
-void steps_stop(struct nvme_of_host *h);
+/* From Connect to PATH_READY. */
+void steps_start(struct nof_path *p);
+void steps_stop(struct nof_path *p);
 
 #endif

@@ -33,6 +33,14 @@ struct fence_rule fence_rule_for(const struct nof_ctrl *ctrl, uint32_t kato_ms)
     return (struct fence_rule){FENCE_TIME, notice};
 }
 
+uint32_t fence_bound_ms(const struct nof_ctrl *ctrl, uint32_t kato_ms)
+{
+    struct nof_ctrl unmarked = *ctrl;
+
+    unmarked.fence_mark = false;
+    return fence_rule_for(&unmarked, kato_ms).delay_ms;
+}
+
 const char *fence_kind_name(enum fence_kind kind)
 {
     static const char *const names[] = {
@@ -81,9 +89,16 @@ static void merge_closest(struct fence_table *t)
     }
     b = a + 1;
     a->end = MAX(a->end, b->end);
+    /* A part whose end the next association decides makes the whole wait for it. */
+    if ((a->until_us == FENCE_UNKNOWN && !a->assoc) || (b->until_us == FENCE_UNKNOWN && !b->assoc))
+        a->assoc = 0;
+    else
+        a->assoc = MAX(a->assoc, b->assoc);
     a->until_us = MAX(a->until_us, b->until_us);
     a->lost_us = MAX(a->lost_us, b->lost_us);
-    a->assoc = MAX(a->assoc, b->assoc);
+    if (a->path != b->path)
+        a->path = FENCE_NO_PATH;
+    a->marked &= b->marked;
     a->low = MIN(a->low, b->low);
     a->high = MAX(a->high, b->high);
     t->n--;
@@ -194,33 +209,60 @@ void fence_fini(struct fence *f)
     pthread_mutex_destroy(&f->lock);
 }
 
-/* Under f->lock. */
-static void add(struct fence *f, uint64_t assoc, uint64_t first, uint64_t end, uint64_t *guard)
+/* Under f->lock. Is an association set up that came after the lost one on its path? *delay_us: from
+ * the loss to its end. */
+static bool next_is_ready(const struct fence *f, const struct fence_loss *loss, uint64_t *delay_us)
 {
-    bool late = f->ready_assoc > assoc, alone = assoc == 0 || !late;
-    uint64_t now = clock_us(), number = ++f->next_guard;
+    bool ready = false;
+
+    *delay_us = 0;
+    for (unsigned i = 0; i < FENCE_PATHS; i++) {
+        if (!f->ready[i].assoc || (loss->assoc && i != loss->path))
+            continue;
+        ready |= f->ready[i].assoc > loss->assoc;
+        *delay_us = MAX(*delay_us, f->ready[i].delay_us);
+    }
+    return ready;
+}
+
+/* Under f->lock. */
+static void add(struct fence *f, const struct fence_loss *loss, uint64_t first, uint64_t end,
+                uint64_t *guard)
+{
+    uint64_t now = clock_us(), number = ++f->next_guard, delay_us;
+    bool late = next_is_ready(f, loss, &delay_us);
+    bool alone = (loss->assoc == 0 || !late) && !loss->crossed;
     struct fence_range *own, range = {
                                  .first = first,
                                  .end = end,
-                                 .until_us = late ? now + f->delay_us : FENCE_UNKNOWN,
+                                 .until_us = FENCE_UNKNOWN,
                                  .lost_us = now,
-                                 .assoc = assoc,
+                                 .assoc = loss->assoc,
+                                 .path = loss->path,
+                                 .marked = loss->marked,
                                  .low = number,
                                  .high = number,
                              };
     struct fence_table t;
 
-    if (late && f->delay_us == 0) { /* confirmed: it has ended already */
+    if (late && delay_us == 0) { /* confirmed: it has ended already */
         *guard = 0;
         return;
     }
+    if (late)
+        range.until_us = now + delay_us;
+    else if (loss->bound_us != FENCE_UNKNOWN)
+        range.until_us = now + loss->bound_us;
     copy_out(f, &t);
     fence_table_prune(&t, now);
     own = find_guard(&t, *guard, first, end);
     if (own && alone) {
         own->until_us = MAX(own->until_us, range.until_us);
         own->lost_us = now;
-        own->assoc = MAX(own->assoc, assoc);
+        own->assoc = MAX(own->assoc, loss->assoc);
+        if (own->path != loss->path)
+            own->path = FENCE_NO_PATH;
+        own->marked &= loss->marked;
         own->high = number;
         *guard = number;
         publish(f, &t);
@@ -234,36 +276,53 @@ static void add(struct fence *f, uint64_t assoc, uint64_t first, uint64_t end, u
     publish(f, &t);
 }
 
-void fence_add(struct fence *f, uint64_t assoc, uint64_t first, uint64_t end, uint64_t *guard)
+void fence_add(struct fence *f, const struct fence_loss *loss, uint64_t first, uint64_t end,
+               uint64_t *guard)
 {
 #ifdef SNAP_LEAVE_OUT_REMOTE_FENCE
     *guard = 0;
     return;
 #endif
     pthread_mutex_lock(&f->lock);
-    add(f, assoc, first, end, guard);
+    add(f, loss, first, end, guard);
     pthread_mutex_unlock(&f->lock);
 }
 
-void fence_ready(struct fence *f, uint64_t assoc, uint64_t delay_us)
+void fence_ready(struct fence *f, unsigned path, uint64_t assoc, uint64_t begun_us,
+                 uint64_t delay_us)
 {
     uint64_t now = clock_us(), lost = 0;
     struct fence_table t;
 
     pthread_mutex_lock(&f->lock);
-    f->ready_assoc = assoc;
-    f->delay_us = delay_us;
+    f->ready[path].assoc = assoc;
+    f->ready[path].delay_us = delay_us;
     copy_out(f, &t);
     /* One end for all that were lost together: whoever waits for the first must not be overtaken by
      * its own late copy. A former process has died when we do not know; not after now. */
     for (unsigned i = 0; i < t.n; i++)
         if (t.r[i].until_us == FENCE_UNKNOWN && t.r[i].assoc < assoc)
             lost = t.r[i].assoc ? MAX(lost, t.r[i].lost_us) : now;
-    for (unsigned i = 0; i < t.n; i++)
-        if (t.r[i].assoc < assoc && (delay_us == 0 || t.r[i].until_us == FENCE_UNKNOWN))
-            t.r[i].until_us = lost + delay_us;
+    for (unsigned i = 0; i < t.n; i++) {
+        struct fence_range *r = &t.r[i];
+        bool before = r->assoc < assoc && (r->path == path || r->assoc == 0);
+
+        if (delay_us == 0 && r->marked && (before || r->lost_us + FENCE_CLOSED_US <= begun_us))
+            r->until_us = FENCE_OVER;
+        else if (r->until_us == FENCE_UNKNOWN && r->assoc < assoc)
+            r->until_us = lost + delay_us;
+        else if (before && r->assoc)
+            r->until_us = MAX(r->until_us, r->lost_us + delay_us);
+    }
     fence_table_prune(&t, now);
     publish(f, &t);
+    pthread_mutex_unlock(&f->lock);
+}
+
+void fence_path_gone(struct fence *f, unsigned path)
+{
+    pthread_mutex_lock(&f->lock);
+    f->ready[path].assoc = f->ready[path].delay_us = 0;
     pthread_mutex_unlock(&f->lock);
 }
 

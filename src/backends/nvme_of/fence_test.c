@@ -36,8 +36,16 @@ static int end(void **state)
 
 static uint64_t add(uint64_t assoc, uint64_t first, uint64_t blocks, uint64_t guard)
 {
-    fence_add(&fence, assoc, first, first + blocks, &guard);
+    struct fence_loss loss = {.assoc = assoc, .bound_us = FENCE_UNKNOWN, .marked = true};
+
+    fence_add(&fence, &loss, first, first + blocks, &guard);
     return guard;
+}
+
+/* Begun before anything was lost. */
+static void ready(unsigned path, uint64_t assoc, uint64_t delay_us)
+{
+    fence_ready(&fence, path, assoc, 0, delay_us);
 }
 
 static uint64_t blocked(uint64_t first, uint64_t blocks, uint64_t guard)
@@ -75,7 +83,7 @@ static void test_rules(void **state)
 
 static void test_nothing_lost_nothing_waits(void **state)
 {
-    fence_ready(&fence, 1, 10 * S);
+    ready(0, 1, 10 * S);
     assert_int_equal(blocked(0, UINT32_MAX, 0), FENCE_OVER);
     assert_int_equal(fence_ranges(&fence), 0);
 }
@@ -84,7 +92,7 @@ static void test_what_overlaps_waits_and_the_one_sent_again_does_not(void **stat
 {
     uint64_t guard, before = now_us(), until;
 
-    fence_ready(&fence, 1, 10 * S);
+    ready(0, 1, 10 * S);
     guard = add(1, 8, 8, 0);
     assert_true(guard);
     assert_int_equal(blocked(8, 8, guard), FENCE_OVER);
@@ -93,9 +101,9 @@ static void test_what_overlaps_waits_and_the_one_sent_again_does_not(void **stat
     assert_true(blocked(0, 100, 0) == FENCE_UNKNOWN);
     assert_int_equal(blocked(0, 8, 0), FENCE_OVER);
     assert_int_equal(blocked(16, 8, 0), FENCE_OVER);
-    fence_ready(&fence, 1, 10 * S); /* told again: nothing has ended */
+    ready(0, 1, 10 * S); /* told again: nothing has ended */
     assert_true(blocked(8, 8, 0) == FENCE_UNKNOWN);
-    fence_ready(&fence, 2, 10 * S);
+    ready(0, 2, 10 * S);
     until = blocked(8, 8, 0);
     assert_true(until >= before + 10 * S && until <= now_us() + 10 * S);
     assert_int_equal(blocked(8, 8, guard), FENCE_OVER);
@@ -105,7 +113,7 @@ static void test_a_confirmed_end_ends_all(void **state)
 {
     add(1, 0, 8, 0);
     add(0, 100, 8, 0);
-    fence_ready(&fence, 2, 0);
+    ready(0, 2, 0);
     assert_int_equal(blocked(0, 200, 0), FENCE_OVER);
     assert_int_equal(fence_ranges(&fence), 0);
     /* What a queue hears of too late, and what a service before us had sent. */
@@ -121,7 +129,7 @@ static void test_time_ends_it(void **state)
     uint64_t guard = add(1, 0, 8, 0);
     struct timespec ms = {.tv_nsec = 60 * 1000 * 1000};
 
-    fence_ready(&fence, 2, 50 * 1000);
+    ready(0, 2, 50 * 1000);
     nanosleep(&ms, NULL);
     assert_int_equal(blocked(0, 8, 0), FENCE_OVER);
     assert_int_equal(atomic_load(&fence.active), 0);
@@ -137,7 +145,7 @@ static void test_the_second_of_two_that_overlap_waits_for_both(void **state)
     assert_true(first);
     assert_int_equal(second, 0);
     assert_int_equal(third, 0);
-    fence_ready(&fence, 2, 10 * S);
+    ready(0, 2, 10 * S);
     assert_int_equal(blocked(0, 8, first), FENCE_OVER);
     assert_true(blocked(4, 8, second) == blocked(0, 1, 0)); /* one end for both */
 }
@@ -146,13 +154,13 @@ static void test_lost_twice_keeps_its_right(void **state)
 {
     uint64_t guard = add(1, 0, 8, 0), until;
 
-    fence_ready(&fence, 2, 10 * S);
+    ready(0, 2, 10 * S);
     until = blocked(0, 8, 0);
     guard = add(2, 0, 8, guard);
     assert_true(guard);
     assert_int_equal(fence_ranges(&fence), 1);
     assert_true(blocked(0, 8, 0) == FENCE_UNKNOWN);
-    fence_ready(&fence, 3, 10 * S);
+    ready(0, 3, 10 * S);
     assert_int_equal(blocked(0, 8, guard), FENCE_OVER);
     assert_true(blocked(0, 8, 0) >= until);
 }
@@ -162,7 +170,7 @@ static void test_lost_after_the_next_association_began_waits_for_itself(void **s
 {
     uint64_t guard;
 
-    fence_ready(&fence, 2, 10 * S);
+    ready(0, 2, 10 * S);
     guard = add(1, 0, 8, 0);
     assert_int_equal(guard, 0);
     assert_true(blocked(0, 8, guard) > now_us());
@@ -177,7 +185,7 @@ static void test_a_former_process_counts_from_the_connection(void **state)
     assert_true(guard);
     nanosleep(&ms, NULL);
     connected = now_us();
-    fence_ready(&fence, 1, 10 * S);
+    ready(0, 1, 10 * S);
     assert_int_equal(blocked(0, 8, guard), FENCE_OVER);
     assert_true(blocked(0, 8, 0) >= connected + 10 * S);
     /* Taken over later: from then. */
@@ -185,6 +193,116 @@ static void test_a_former_process_counts_from_the_connection(void **state)
     guard = add(0, 100, 8, 0);
     assert_true(guard);
     assert_true(blocked(100, 8, 0) >= connected + 10 * S);
+}
+
+/* ---- several paths ---- */
+
+enum { A = 1, B = 2 };
+
+static uint64_t lost_by(unsigned path, uint64_t assoc, uint64_t first, bool marked, bool crossed)
+{
+    struct fence_loss loss = {assoc, 10 * S, path, marked, crossed};
+    uint64_t guard = 0;
+
+    fence_add(&fence, &loss, first, first + 8, &guard);
+    return guard;
+}
+
+static void test_time_bounds_a_path_that_stays_away(void **state)
+{
+    uint64_t guard, before = now_us(), until;
+
+    ready(A, 1, 0);
+    ready(B, 2, 0);
+    guard = lost_by(A, 1, 0, true, false);
+    assert_true(guard);
+    assert_int_equal(blocked(0, 8, guard), FENCE_OVER);
+    until = blocked(0, 8, 0);
+    assert_true(until >= before + 10 * S && until <= now_us() + 10 * S);
+    ready(B, 2, 0); /* told again: it was there before the loss */
+    assert_true(blocked(0, 8, 0) == until);
+}
+
+static void test_an_association_begun_after_the_loss_confirms_for_all_paths(void **state)
+{
+    uint64_t later;
+
+    ready(A, 1, 0);
+    ready(B, 2, 0);
+    lost_by(A, 1, 0, true, false);
+    lost_by(A, 1, 100, false, false); /* its target had no mark then */
+    later = now_us() + FENCE_CLOSED_US;
+    fence_ready(&fence, B, 3, later - 2 * FENCE_CLOSED_US, 0);
+    assert_true(blocked(0, 8, 0) > now_us());
+    fence_ready(&fence, B, 4, later - FENCE_CLOSED_US / 2, 0); /* it is not all closed by then */
+    assert_true(blocked(0, 8, 0) > now_us());
+    fence_ready(&fence, B, 5, later, 10 * S); /* the target has no mark now */
+    assert_true(blocked(0, 8, 0) > now_us());
+    fence_ready(&fence, B, 6, later, 0);
+    assert_int_equal(blocked(0, 8, 0), FENCE_OVER);
+    assert_true(blocked(100, 8, 0) > now_us());
+}
+
+/* The same path: its next association was begun after the end of the one before, whenever a queue
+ * notices. */
+static void test_the_next_association_of_the_path_confirms(void **state)
+{
+    ready(A, 1, 0);
+    lost_by(A, 1, 0, true, false);
+    ready(A, 7, 0);
+    assert_int_equal(blocked(0, 8, 0), FENCE_OVER);
+    assert_int_equal(lost_by(A, 1, 0, true, false), 0);
+    assert_int_equal(fence_ranges(&fence), 0);
+}
+
+static void test_a_longer_time_of_the_next_association_counts(void **state)
+{
+    uint64_t before = now_us();
+
+    lost_by(A, 1, 0, false, false);
+    ready(B, 2, 60 * S); /* of another path: says nothing of this one */
+    assert_true(blocked(0, 8, 0) < before + 11 * S);
+    ready(A, 3, 30 * S);
+    assert_true(blocked(0, 8, 0) >= before + 30 * S);
+}
+
+static void test_what_crosses_another_path_waits(void **state)
+{
+    uint64_t guard = lost_by(A, 1, 0, true, true);
+
+    assert_int_equal(guard, 0);
+    assert_true(blocked(0, 8, guard) > now_us());
+}
+
+static void test_a_former_process_waits_for_the_slowest_path(void **state)
+{
+    uint64_t before = now_us();
+
+    ready(A, 1, 10 * S);
+    ready(B, 2, 0);
+    assert_true(add(0, 0, 8, 0));
+    assert_true(blocked(0, 8, 0) >= before + 10 * S);
+    fence_path_gone(&fence, A);
+    assert_int_equal(add(0, 100, 8, 0), 0);
+    assert_int_equal(blocked(100, 8, 0), FENCE_OVER);
+}
+
+static void test_merged_ranges_of_several_paths_end(void **state)
+{
+    for (unsigned i = 0; i < 3 * FENCE_RANGES; i++) {
+        if (i % 3 == 0)
+            add(0, i * 100ULL, 8, 0);
+        else
+            lost_by(i % 3, 5, i * 100ULL, true, false);
+    }
+    assert_true(blocked(0, 300 * FENCE_RANGES, 0) == FENCE_UNKNOWN);
+    ready(B, 2, 50000);
+    for (unsigned i = 0; i < 3 * FENCE_RANGES; i++) {
+        assert_true(blocked(i * 100ULL, 8, 0) > now_us());
+        assert_true(blocked(i * 100ULL, 8, 0) != FENCE_UNKNOWN);
+    }
+    fence_ready(&fence, A, 7, now_us() + FENCE_CLOSED_US, 0);
+    assert_int_equal(blocked(0, 300 * FENCE_RANGES, 0), FENCE_OVER);
 }
 
 /* ---- a full table ---- */
@@ -197,7 +315,7 @@ static void test_a_full_table_forgets_nothing(void **state)
     for (unsigned i = 0; i < N; i++) /* in no order */
         guards[i] = add(1, (i * 211 % N) * 100ULL, 8, 0);
     assert_int_equal(fence_ranges(&fence), FENCE_RANGES);
-    fence_ready(&fence, 2, 10 * S);
+    ready(0, 2, 10 * S);
     for (unsigned i = 0; i < N; i++) {
         uint64_t first = (i * 211 % N) * 100ULL;
 
@@ -207,7 +325,7 @@ static void test_a_full_table_forgets_nothing(void **state)
             assert_int_equal(blocked(first, 8, guards[i]), FENCE_OVER);
     }
     assert_true(guards[0] && guards[1]);
-    fence_ready(&fence, 3, 0);
+    ready(0, 3, 0);
     assert_int_equal(fence_ranges(&fence), 0);
 }
 
@@ -255,15 +373,15 @@ static void test_readers_see_a_whole_table(void **state)
 {
     pthread_t threads[2];
 
-    fence_ready(&fence, 1, 1);
+    ready(0, 1, 1);
     add(2, 5000, 1, 0);
     for (unsigned i = 0; i < ARRAY_SIZE(threads); i++)
         assert_int_equal(pthread_create(&threads[i], NULL, read_on, NULL), 0);
     for (unsigned i = 0; i < 20000; i++) {
         if (i % 2)
-            fence_ready(&fence, 2, 0); /* ends those of 1 */
+            ready(0, 2, 0); /* ends those of 1 */
         else
-            fence_ready(&fence, 1, 1);
+            ready(0, 1, 1);
         add(1, i % 50 * 10, 1, 0);
         add(1, 6000 + i % 50 * 10, 1, 0);
     }
@@ -290,6 +408,16 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_former_process_counts_from_the_connection, begin,
                                         end),
         cmocka_unit_test_setup_teardown(test_a_full_table_forgets_nothing, begin, end),
+        cmocka_unit_test_setup_teardown(test_time_bounds_a_path_that_stays_away, begin, end),
+        cmocka_unit_test_setup_teardown(
+            test_an_association_begun_after_the_loss_confirms_for_all_paths, begin, end),
+        cmocka_unit_test_setup_teardown(test_the_next_association_of_the_path_confirms, begin, end),
+        cmocka_unit_test_setup_teardown(test_a_longer_time_of_the_next_association_counts, begin,
+                                        end),
+        cmocka_unit_test_setup_teardown(test_what_crosses_another_path_waits, begin, end),
+        cmocka_unit_test_setup_teardown(test_a_former_process_waits_for_the_slowest_path, begin,
+                                        end),
+        cmocka_unit_test_setup_teardown(test_merged_ranges_of_several_paths_end, begin, end),
         cmocka_unit_test(test_neighbours_are_merged_first),
         cmocka_unit_test_setup_teardown(test_readers_see_a_whole_table, begin, end),
     };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * A host: options, the life of its associations (resolve, connect, set up, ready; lost: again after
- * a second, for ever), and what its I/O queues report. Thread: control. */
+ * A host: its paths come and go, and what they show of its namespaces is compared with what is
+ * known. Thread: control. */
 #include "backends/nvme_of/host.h"
 #include "base/log.h"
 
@@ -10,121 +10,247 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void begin(struct nvme_of_host *h);
-
-static void address_text(const struct nvme_of_host *h, char *out, size_t size)
+static struct nof_path *first_path(const struct nvme_of_host *h)
 {
-    if (h->naddrs)
-        tcp_addr_text(&h->target.tcp.addr, out, size);
-    else
-        snprintf(out, size, "%s:%s", h->traddr, h->trsvcid);
+    return list_empty(&h->paths) ? NULL : list_entry(h->paths.next, struct nof_path, node);
 }
 
-/* ---- what I/O queues are told and tell ---- */
+/* ---- what a path shows ---- */
 
-/* Every queue connects (ready) or hangs up. */
-static void tell_queues(struct nvme_of_host *h)
+/* The association is set up: those before it have ended, or will in a bounded time. A target may
+ * have become another one between them: the longer time counts. */
+static void set_fence(struct nof_path *p)
 {
-    pthread_mutex_lock(&h->lock);
-    list_for_each(it, &h->queues)
+    struct fence_rule rule = fence_rule_for(&p->ctrl, p->host->keep_alive_ms);
+
+    p->fence_delay_us = 1000ULL * MAX(rule.delay_ms, p->fence.delay_ms);
+    p->fence = rule;
+    p->target.fence_marked = rule.kind == FENCE_CONFIRMED;
+    p->target.fence_bound_us = 1000ULL * fence_bound_ms(&p->ctrl, p->host->keep_alive_ms);
+}
+
+/* Also for namespaces that are new. */
+static void tell_fences(struct nvme_of_host *h)
+{
+    list_for_each(it, &h->namespaces)
     {
-        queue_want(queue_of_node(it), h->phase == HOST_READY ? &h->target : NULL);
+        struct nof_ns *ns = list_entry(it, struct nof_ns, node);
+
+        list_for_each(at, &h->paths)
+        {
+            struct nof_path *p = list_entry(at, struct nof_path, node);
+
+            if (p->phase == PATH_READY)
+                fence_ready(&ns->fence, p->number, p->assoc, p->begun_us, p->fence_delay_us);
+        }
     }
-    pthread_mutex_unlock(&h->lock);
 }
 
-static void maybe_detached(struct nvme_of_host *h);
-
-static void queue_closed(struct nvme_of_host *h, struct nof_queue *q)
+static const struct nvme_of_namespace *found_by(const struct nof_path *p, uint32_t nsid,
+                                                unsigned *ret_i)
 {
-    pthread_mutex_lock(&h->lock);
-    list_remove(queue_node(q));
-    h->nqueues--;
-    h->qid_used[queue_qid(q)] = false;
-    pthread_mutex_unlock(&h->lock);
-    queue_free(q);
-    maybe_detached(h);
+    for (unsigned i = 0; i < p->nscan; i++)
+        if (p->scan[i].nsid == nsid) {
+            *ret_i = i;
+            return &p->scan[i];
+        }
+    return NULL;
 }
 
-void host_report(struct nvme_of_host *h, struct nof_queue *q, const struct nof_report *report)
+/* What the path shows, against what we know. True when something to be saved has changed. */
+static bool compare(struct nof_path *p, bool live)
 {
-    if (report->closed) {
-        queue_closed(h, q);
-        return;
+    bool changed = false;
+
+    list_for_each(it, &p->host->namespaces)
+    {
+        struct nof_ns *ns = list_entry(it, struct nof_ns, node);
+        unsigned i;
+        const struct nvme_of_namespace *found = found_by(p, ns->id.nsid, &i);
+
+        if (found) {
+            ns->shared = p->scan_shared[i];
+            ns->anagrpid[p->number] = p->scan_anagrpids[i];
+        }
+        changed |= ns_update(ns, p, found, live, p->scan_refused);
     }
-    if (report->lost_assoc == h->assoc && h->phase == HOST_READY) {
-        tcp_fail(&h->admin, report->why.code, "I/O queue %u: %s", queue_qid(q), report->why.msg);
-        return;
+    return changed;
+}
+
+static bool add_new(struct nof_path *p)
+{
+    struct nvme_of_host *h = p->host;
+    bool changed = false;
+    unsigned n = nvme_of_namespaces(h, NULL, 0);
+    struct err err;
+
+    for (unsigned i = 0; i < p->nscan; i++) {
+        if (ns_find(h, p->scan[i].nsid))
+            continue;
+        if (n == h->max_bdevs)
+            err_set(&err, -E2BIG, "more than %u namespaces (max_bdevs)", h->max_bdevs);
+        else if (ns_add(h, &p->scan[i], p->scan_shared[i], &err) == 0) {
+            log_line(LOG_INFO, "nvme_of", "controller %s: new namespace %u", h->name,
+                     p->scan[i].nsid);
+            changed = true;
+            n++;
+            continue;
+        }
+        log_line(LOG_WARNING, "nvme_of", "controller %s: namespace %u left out: %s", h->name,
+                 p->scan[i].nsid, err.msg);
     }
-    if (report->opened && h->phase == HOST_READY) {
-        pthread_mutex_lock(&h->lock);
-        queue_want(q, &h->target);
-        pthread_mutex_unlock(&h->lock);
+    return changed;
+}
+
+static void tell_changed(struct nvme_of_host *h)
+{
+    if (h->changed)
+        h->changed(h->changed_arg, h);
+}
+
+void host_remove_namespaces(struct nvme_of_host *h)
+{
+    list_for_each_safe(it, &h->namespaces)
+    {
+        struct nof_ns *ns = list_entry(it, struct nof_ns, node);
+
+        bdev_unregister(ns->bd, NULL, NULL, NULL);
     }
-    if (report->rescan && h->phase == HOST_READY)
-        steps_rescan(h);
+}
+
+/* First attach: all namespaces or none. */
+static int first_set_up(struct nof_path *p, struct err *err)
+{
+    if (p->nscan == 0 && p->scan_refused[0])
+        return err_set(err, -EPROTO, "no namespace can be used: %s", p->scan_refused);
+    for (unsigned i = 0; i < p->nscan; i++) {
+        int rc = ns_add(p->host, &p->scan[i], p->scan_shared[i], err);
+
+        if (rc) {
+            host_remove_namespaces(p->host);
+            return rc;
+        }
+    }
+    return 0;
+}
+
+/* A new path leads to the same namespaces, or is refused. */
+static int same_namespaces(struct nof_path *p, struct err *err)
+{
+    list_for_each(it, &p->host->namespaces)
+    {
+        struct nof_ns *ns = list_entry(it, struct nof_ns, node);
+        unsigned i;
+        const struct nvme_of_namespace *found = found_by(p, ns->id.nsid, &i);
+        struct err why;
+
+        if (found && nof_same_ns(&ns->id, found, &why))
+            return err_set(err, -ESTALE,
+                           "its namespace %u is not that of bdev '%s': %s by this path",
+                           ns->id.nsid, ns->id.bdev, why.msg);
+    }
+    return 0;
+}
+
+static void path_is_attached(struct nof_path *p)
+{
+    timer_cancel(&p->attach_timer);
+    pthread_mutex_lock(&p->host->lock);
+    p->is_attached = p->host->is_attached = true;
+    lanes_add_path(p);
+    pthread_mutex_unlock(&p->host->lock);
+}
+
+int host_set_up(struct nof_path *p, struct err *err)
+{
+    struct nvme_of_host *h = p->host;
+    bool first = !p->is_attached, changed;
+    int rc = !first ? 0 : h->is_attached ? same_namespaces(p, err) : first_set_up(p, err);
+
+    if (rc)
+        return rc;
+    p->phase = PATH_READY;
+    changed = h->is_attached && add_new(p);
+    changed |= compare(p, false);
+    set_fence(p);
+    tell_fences(h); /* before any queue sends */
+    path_ready_logged(p);
+    if (first)
+        path_is_attached(p);
+    path_tell_queues(p);
+    if (first)
+        p->attached(p->attached_arg, h, NULL);
+    else if (changed)
+        tell_changed(h);
+    return 0;
+}
+
+void host_rescanned(struct nof_path *p)
+{
+    bool changed = add_new(p);
+
+    changed |= compare(p, true);
+    tell_fences(p->host);
+    path_tell_queues(p); /* what waits is looked at again */
+    if (changed)
+        tell_changed(p->host);
+}
+
+void host_ana_read(struct nof_path *p)
+{
+    list_for_each(it, &p->host->namespaces)
+    {
+        ns_set_access(list_entry(it, struct nof_ns, node), p);
+    }
+    path_tell_queues(p);
 }
 
 /* ---- the end ---- */
 
-static void host_free(struct nvme_of_host *h)
+void host_free(struct nvme_of_host *h)
 {
     if (!h)
         return;
     list_remove(&h->node);
-    resolve_abandon(h->resolve);
-    if (h->admin.r) {
-        admin_stop(h);
-        tcp_close(&h->admin);
-        tcp_fini(&h->admin);
-    }
-    timer_cancel(&h->attach_timer);
-    timer_cancel(&h->reconnect_timer);
+    while (!list_empty(&h->paths))
+        path_free(first_path(h));
+    timer_cancel(&h->end_timer);
     pthread_mutex_destroy(&h->lock);
-    free(h->scan);
-    free(h->scan_shared);
-    free(h->scan_nsids);
     free(h);
 }
 
-static void disconnect(struct nvme_of_host *h)
+static void remove_path(struct nof_path *p)
 {
-    resolve_abandon(h->resolve);
-    h->resolve = NULL;
-    admin_stop(h);
-    tcp_close(&h->admin);
-    timer_cancel(&h->reconnect_timer);
-    h->phase = HOST_WAITING;
-    tell_queues(h);
+    struct nvme_of_host *h = p->host;
+
+    list_for_each(it, &h->namespaces)
+    {
+        ns_forget_path(list_entry(it, struct nof_ns, node), p);
+    }
+    pthread_mutex_lock(&h->lock);
+    list_remove(&p->node);
+    h->npaths--;
+    pthread_mutex_unlock(&h->lock);
+    path_free(p);
 }
 
-static void attach_failed(struct nvme_of_host *h, const struct err *why)
+void host_attach_failed(struct nof_path *p, const struct err *why)
 {
-    void (*attached)(void *arg, struct nvme_of_host *host, const struct err *err) = h->attached;
-    void *arg = h->attached_arg;
+    void (*attached)(void *arg, struct nvme_of_host *host, const struct err *err) = p->attached;
+    void *arg = p->attached_arg;
+    struct nvme_of_host *h = p->host;
     struct err err;
     char where[320];
 
-    address_text(h, where, sizeof(where));
+    path_address_text(p, where, sizeof(where));
     err_set(&err, why->code ? why->code : -EIO, "cannot attach '%s': %s, %s: %s", h->name, where,
             h->subnqn, why->msg);
-    disconnect(h);
-    host_free(h);
+    path_disconnect(p);
+    if (h->is_attached)
+        remove_path(p);
+    else
+        host_free(h);
     attached(arg, NULL, &err);
-}
-
-static void attach_expired(struct timer *t)
-{
-    struct nvme_of_host *h = container_of(t, struct nvme_of_host, attach_timer);
-    static const char *const phases[] = {
-        [HOST_WAITING] = "waiting",       [HOST_RESOLVING] = "resolving the name",
-        [HOST_CONNECTING] = "connecting", [HOST_SETTING_UP] = "setting up the controller",
-        [HOST_READY] = "ready",
-    };
-    struct err err;
-
-    err_set(&err, -ETIMEDOUT, "no answer within %u ms (%s)", h->phase_timeout_ms, phases[h->phase]);
-    attach_failed(h, &err);
 }
 
 static void finish_detach(struct nvme_of_host *h)
@@ -138,339 +264,49 @@ static void finish_detach(struct nvme_of_host *h)
         detached(arg);
 }
 
-static void detach_last(struct timer *t)
+static void end_later(struct timer *t)
 {
-    struct nvme_of_host *h = container_of(t, struct nvme_of_host, reconnect_timer);
-
-    disconnect(h);
-    finish_detach(h);
+    finish_detach(container_of(t, struct nvme_of_host, end_timer));
 }
 
-/* Deleting: once bdevs and queues are gone, says good-bye; host_lost() brings the end. */
-static void maybe_detached(struct nvme_of_host *h)
+/* Deleting: the paths leave when bdevs and queues are gone. */
+void host_maybe_gone(struct nvme_of_host *h)
 {
-    if (!h->deleting || h->leaving > 0 || h->nqueues > 0 || h->reconnect_timer.armed)
+    unsigned nqueues = 0;
+
+    if (!h->deleting || h->leaving > 0 || h->end_timer.armed)
         return;
-    if (!admin_shutdown(h))
-        timer_arm(h->of->control, &h->reconnect_timer, 0, detach_last);
+    list_for_each(it, &h->paths)
+    {
+        nqueues += list_entry(it, struct nof_path, node)->nqueues;
+    }
+    if (nqueues > 0)
+        return;
+    if (list_empty(&h->paths)) {
+        timer_arm(h->of->control, &h->end_timer, 0, end_later);
+        return;
+    }
+    list_for_each_safe(it, &h->paths)
+    {
+        path_leave(list_entry(it, struct nof_path, node));
+    }
 }
 
-/* ---- associations ---- */
-
-static void reconnect(struct timer *t)
+void host_path_ended(struct nof_path *p)
 {
-    begin(container_of(t, struct nvme_of_host, reconnect_timer));
-}
-
-static void log_failure(struct nvme_of_host *h, const char *what, const char *msg)
-{
+    struct nvme_of_host *h = p->host;
+    void (*gone)(void *arg) = p->gone;
+    void *arg = p->gone_arg;
     char where[320];
 
-    h->failures++;
-    /* The first, a new reason, and a sign of life every minute. */
-    if (strcmp(h->last_failure, msg) == 0 && h->failures % 60)
-        return;
-    snprintf(h->last_failure, sizeof(h->last_failure), "%s", msg);
-    address_text(h, where, sizeof(where));
-    log_line(LOG_WARNING, "nvme_of", "controller %s (%s): %s: %s; I/O is held, try %u in %u ms",
-             h->name, where, what, msg, h->failures, NOF_RECONNECT_MS);
-}
-
-void host_lost(struct nvme_of_host *h, const struct err *why)
-{
-    bool was_ready = h->phase == HOST_READY;
-
-    if (h->deleting) {
-        disconnect(h);
-        maybe_detached(h);
-        return;
-    }
-    if (!h->is_attached) {
-        attach_failed(h, why);
-        return;
-    }
-    disconnect(h);
-    log_failure(h, was_ready ? "connection lost" : "cannot connect", why->msg);
-    timer_arm(h->of->control, &h->reconnect_timer, NOF_RECONNECT_MS, reconnect);
-}
-
-static void open_admin(struct nvme_of_host *h)
-{
-    struct tcp_opts *o = &h->target.tcp;
-    struct err err;
-
-    memset(&h->target, 0, sizeof(h->target));
-    o->addr = h->addrs[h->next_addr++ % h->naddrs];
-    o->local = h->local;
-    o->hdgst = h->hdgst;
-    o->ddgst = h->ddgst;
-    o->phase_timeout_ms = h->phase_timeout_ms;
-    o->inline_bytes = NVME_TCP_ADMIN_INLINE_BYTES;
-    h->target.assoc = h->assoc;
-    h->target.io_timeout_ms = h->io_timeout_ms;
-    h->target.no_sq_flow = h->no_sq_flow;
-    h->phase = HOST_CONNECTING;
-    if (tcp_open(&h->admin, o, &err))
-        host_lost(h, &err);
-}
-
-static void resolved(void *arg, const struct sockaddr_storage *addrs, unsigned n,
-                     const struct err *why)
-{
-    struct nvme_of_host *h = arg;
-
-    h->resolve = NULL;
-    if (n == 0) {
-        host_lost(h, why);
-        return;
-    }
-    memcpy(h->addrs, addrs, n * sizeof(*addrs));
-    h->naddrs = n;
-    open_admin(h);
-}
-
-static void no_resolver(struct timer *t)
-{
-    struct nvme_of_host *h = container_of(t, struct nvme_of_host, reconnect_timer);
-    struct err err;
-
-    err_set(&err, -ENOMEM, "no thread to resolve '%s'", h->traddr);
-    host_lost(h, &err);
-}
-
-static void begin(struct nvme_of_host *h)
-{
-    h->assoc++;
-    h->phase = HOST_RESOLVING;
-    h->resolve = resolve_start(h->of->control, h->traddr, h->trsvcid, h->family, resolved, h);
-    if (!h->resolve)
-        timer_arm(h->of->control, &h->reconnect_timer, 0, no_resolver);
-}
-
-/* The association is set up: those before it have ended, or will in a bounded time. A target may
- * have become another one between them: the longer time counts. */
-static void set_fence(struct nvme_of_host *h)
-{
-    struct fence_rule rule = fence_rule_for(&h->ctrl, h->keep_alive_ms);
-
-    h->fence_delay_us = 1000ULL * MAX(rule.delay_ms, h->fence.delay_ms);
-    h->fence = rule;
-}
-
-static void tell_fences(struct nvme_of_host *h)
-{
-    list_for_each(it, &h->namespaces)
-    {
-        fence_ready(&list_entry(it, struct nof_ns, node)->fence, h->assoc, h->fence_delay_us);
-    }
-}
-
-/* What the target shows, against what we know. True when something to be saved has changed. */
-static bool compare(struct nvme_of_host *h, bool live)
-{
-    bool changed = false;
-
-    list_for_each(it, &h->namespaces)
-    {
-        struct nof_ns *ns = list_entry(it, struct nof_ns, node);
-        const struct nvme_of_namespace *found = NULL;
-
-        for (unsigned i = 0; i < h->nscan; i++)
-            if (h->scan[i].nsid == ns->id.nsid) {
-                found = &h->scan[i];
-                ns->shared = h->scan_shared[i];
-            }
-        changed |= ns_update(ns, found, live, h->scan_refused);
-    }
-    return changed;
-}
-
-static bool add_new(struct nvme_of_host *h)
-{
-    bool changed = false;
-    unsigned n = nvme_of_namespaces(h, NULL, 0);
-    struct err err;
-
-    for (unsigned i = 0; i < h->nscan; i++) {
-        if (ns_find(h, h->scan[i].nsid))
-            continue;
-        if (n == h->max_bdevs)
-            err_set(&err, -E2BIG, "more than %u namespaces (max_bdevs)", h->max_bdevs);
-        else if (ns_add(h, &h->scan[i], h->scan_shared[i], &err) == 0) {
-            log_line(LOG_INFO, "nvme_of", "controller %s: new namespace %u", h->name,
-                     h->scan[i].nsid);
-            changed = true;
-            n++;
-            continue;
-        }
-        log_line(LOG_WARNING, "nvme_of", "controller %s: namespace %u left out: %s", h->name,
-                 h->scan[i].nsid, err.msg);
-    }
-    return changed;
-}
-
-static void tell_changed(struct nvme_of_host *h)
-{
-    if (h->changed)
-        h->changed(h->changed_arg, h);
-}
-
-static void remove_namespaces(struct nvme_of_host *h)
-{
-    list_for_each_safe(it, &h->namespaces)
-    {
-        struct nof_ns *ns = list_entry(it, struct nof_ns, node);
-
-        bdev_unregister(ns->bd, NULL, NULL, NULL);
-    }
-}
-
-/* First attach: all namespaces or none. */
-static int first_set_up(struct nvme_of_host *h, struct err *err)
-{
-    if (h->nscan == 0 && h->scan_refused[0])
-        return err_set(err, -EPROTO, "no namespace can be used: %s", h->scan_refused);
-    for (unsigned i = 0; i < h->nscan; i++) {
-        int rc = ns_add(h, &h->scan[i], h->scan_shared[i], err);
-
-        if (rc) {
-            remove_namespaces(h);
-            return rc;
-        }
-    }
-    return 0;
-}
-
-int host_set_up(struct nvme_of_host *h, struct err *err)
-{
-    bool changed = false, first = !h->is_attached;
-    char where[320];
-
-    if (first) {
-        int rc = first_set_up(h, err);
-
-        if (rc)
-            return rc;
-    } else {
-        changed = compare(h, false);
-        changed |= add_new(h);
-    }
-    set_fence(h);
-    tell_fences(h); /* before any queue sends */
-    h->phase = HOST_READY;
-    h->failures = 0;
-    h->last_failure[0] = '\0';
-    address_text(h, where, sizeof(where));
-    log_line(LOG_INFO, "nvme_of",
-             "controller %s (%s): connected, CNTLID %u, %u namespaces, up to %u I/O queues",
-             h->name, where, h->target.cntlid, h->nscan, h->max_queues);
-    tell_queues(h);
-    if (first) {
-        h->is_attached = true;
-        timer_cancel(&h->attach_timer);
-        h->attached(h->attached_arg, h, NULL);
-    } else if (changed) {
-        tell_changed(h);
-    }
-    return 0;
-}
-
-void host_rescanned(struct nvme_of_host *h)
-{
-    bool changed = compare(h, true);
-
-    changed |= add_new(h);
-    tell_fences(h);
-    tell_queues(h); /* held ones are looked at again */
-    if (changed)
-        tell_changed(h);
-}
-
-static int add_known(struct nvme_of_host *h, const struct nvme_of_opts *o, struct err *err)
-{
-    for (unsigned i = 0; i < o->nknown; i++) {
-        struct nvme_of_namespace id = o->known[i];
-        int rc;
-
-        if (id.nsid == 0 || id.nsid == NVME_NSID_ALL || ns_find(h, id.nsid))
-            rc = err_set(err, -EINVAL, "namespace ID %u is not valid or given twice", id.nsid);
-        else
-            rc = ns_add(h, &id, false, err);
-        if (rc) {
-            remove_namespaces(h);
-            return rc;
-        }
-    }
-    return 0;
-}
-
-/* ---- the door ---- */
-
-static void known_attached(struct timer *t)
-{
-    struct nvme_of_host *h = container_of(t, struct nvme_of_host, attach_timer);
-
-    begin(h);
-    h->attached(h->attached_arg, h, NULL);
-}
-
-static struct nvme_of_host *host_create(struct nvme_of *of)
-{
-    struct nvme_of_host *h = calloc(1, sizeof(*h));
-
-    if (!h)
-        return NULL;
-    h->of = of;
-    list_init(&h->node);
-    list_init(&h->namespaces);
-    list_init(&h->queues);
-    pthread_mutex_init(&h->lock, NULL);
-    if (tcp_init(&h->admin, of->control, 8, &admin_ops)) {
-        host_free(h);
-        return NULL;
-    }
-    return h;
-}
-
-int nvme_of_attach(struct nvme_of *of, const struct nvme_of_opts *opts,
-                   void (*done)(void *arg, struct nvme_of_host *host, const struct err *err),
-                   void *arg, struct err *err)
-{
-    struct nvme_of_host *h;
-    int rc;
-
-    if (opts->name && nvme_of_find(of, opts->name))
-        return err_set(err, -EEXIST, "a controller named '%s' is attached already", opts->name);
-    h = host_create(of);
-    if (!h)
-        return err_set(err, -ENOMEM, "no memory for controller '%s'", opts->name);
-    rc = host_options(h, opts, err);
-    if (rc)
-        goto out;
-    h->scan = calloc(h->max_bdevs, sizeof(*h->scan));
-    h->scan_shared = calloc(h->max_bdevs, sizeof(*h->scan_shared));
-    h->scan_nsids = calloc(h->max_bdevs, sizeof(*h->scan_nsids));
-    if (!h->scan || !h->scan_shared || !h->scan_nsids) {
-        rc = err_set(err, -ENOMEM, "no memory for controller '%s'", opts->name);
-        goto out;
-    }
-    rc = add_known(h, opts, err);
-    if (rc)
-        goto out;
-    h->attached = done;
-    h->attached_arg = arg;
-    list_append(&of->hosts, &h->node);
-    if (opts->known) {
-        h->is_attached = true;
-        timer_arm(of->control, &h->attach_timer, 0, known_attached);
-        return 0;
-    }
-    timer_arm(of->control, &h->attach_timer, h->phase_timeout_ms, attach_expired);
-    begin(h);
-    return 0;
-out:
-    host_free(h);
-    return rc;
+    path_address_text(p, where, sizeof(where));
+    if (!h->deleting)
+        log_line(LOG_INFO, "nvme_of", "controller %s (%s): path removed", h->name, where);
+    remove_path(p);
+    if (gone)
+        gone(arg);
+    if (h->deleting)
+        host_maybe_gone(h);
 }
 
 static void bdev_gone(void *arg)
@@ -478,15 +314,31 @@ static void bdev_gone(void *arg)
     struct nvme_of_host *h = arg;
 
     h->leaving--;
-    maybe_detached(h);
+    host_maybe_gone(h);
+}
+
+static int check_detach(struct nvme_of_host *h, struct err *err)
+{
+    if (h->deleting)
+        return err_set(err, -EALREADY, "controller '%s' is being detached already", h->name);
+    list_for_each(it, &h->paths)
+    {
+        struct nof_path *p = list_entry(it, struct nof_path, node);
+
+        if (!p->is_attached || p->attach_timer.armed)
+            return err_set(err, -EBUSY, "controller '%s' is still being attached", h->name);
+        if (p->leaving)
+            return err_set(err, -EBUSY, "a path of controller '%s' is being removed", h->name);
+    }
+    return 0;
 }
 
 int nvme_of_detach(struct nvme_of_host *h, void (*done)(void *arg), void *arg, struct err *err)
 {
-    if (h->deleting)
-        return err_set(err, -EALREADY, "controller '%s' is being detached already", h->name);
-    if (!h->is_attached || h->attach_timer.armed)
-        return err_set(err, -EBUSY, "controller '%s' is still being attached", h->name);
+    int rc = check_detach(h, err);
+
+    if (rc)
+        return rc;
     list_for_each(it, &h->namespaces)
     {
         struct nof_ns *ns = list_entry(it, struct nof_ns, node);
@@ -498,7 +350,6 @@ int nvme_of_detach(struct nvme_of_host *h, void (*done)(void *arg), void *arg, s
     h->deleting = true;
     h->detached = done;
     h->detached_arg = arg;
-    timer_cancel(&h->reconnect_timer);
     h->leaving = 1; /* done() must not run inside this call */
     list_for_each_safe(it, &h->namespaces)
     {
@@ -509,25 +360,35 @@ int nvme_of_detach(struct nvme_of_host *h, void (*done)(void *arg), void *arg, s
             h->leaving--;
     }
     h->leaving--;
-    maybe_detached(h);
+    host_maybe_gone(h);
     return 0;
 }
 
-struct nvme_of *nvme_of_create(struct reactor *control, struct bdev_set *bdevs,
-                               const struct bdev_uuid *hostid)
+int nvme_of_detach_path(struct nvme_of_host *h, const struct nvme_of_address *a,
+                        void (*done)(void *arg), void *arg, struct err *err)
 {
-    struct nvme_of *of = calloc(1, sizeof(*of));
+    struct nof_path *found = NULL;
+    int rc = check_detach(h, err);
 
-    if (!of)
-        return NULL;
-    of->control = control;
-    of->bdevs = bdevs;
-    of->hostid = *hostid;
-    list_init(&of->hosts);
-    return of;
-}
+    if (rc)
+        return rc;
+    list_for_each(it, &h->paths)
+    {
+        struct nof_path *p = list_entry(it, struct nof_path, node);
 
-void nvme_of_destroy(struct nvme_of *of)
-{
-    free(of);
+        if (!nvme_of_path_is(p, a))
+            continue;
+        if (found)
+            return err_set(err, -EINVAL, "controller '%s' has several paths like that: name one",
+                           h->name);
+        found = p;
+    }
+    if (!found)
+        return err_set(err, -ENODEV, "controller '%s' has no such path", h->name);
+    if (h->npaths == 1)
+        return nvme_of_detach(h, done, arg, err);
+    found->gone = done;
+    found->gone_arg = arg;
+    path_leave(found);
+    return 0;
 }

@@ -52,6 +52,8 @@ int nof_check_ctrl(const struct nvme_id_ctrl *raw, uint64_t cap, const char *sub
         .volatile_cache = raw->vwc & NVME_VWC_PRESENT,
         .multi_ctrl = raw->cmic & NVME_CMIC_MULTI_CTRL,
         .ana = raw->cmic & NVME_CMIC_ANA,
+        .ana_groups = le32_get(raw->nanagrpid),
+        .anatt_s = raw->anatt,
     };
     uint32_t ioccsz = le32_get(raw->ioccsz);
 

@@ -17,6 +17,8 @@ struct nof_ctrl {
     uint32_t max_io_bytes; /* of one command; at most 1 GiB */
     uint32_t inline_bytes; /* in an I/O queue's capsule */
     uint16_t entries;      /* of an I/O queue */
+    uint32_t ana_groups;   /* NANAGRPID */
+    uint8_t anatt_s;       /* the longest change of an ANA group */
     bool volatile_cache, dsm, write_zeroes, multi_ctrl, ana;
     bool traffic_keep_alive, fence_mark;     /* NVME_VS_FENCE_MARK */
     char sn[21], mn[41], fr[9], subnqn[224]; /* printable, without trailing spaces */

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -40,6 +41,21 @@ const char *nvme_of_name(const struct nvme_of_host *h)
     return h->name;
 }
 
+const char *nvme_of_discovery_of(const struct nvme_of_host *h)
+{
+    return h->discovery;
+}
+
+const char *nvme_of_hostnqn(const struct nvme_of_host *h)
+{
+    return h->hostnqn;
+}
+
+const char *nvme_of_subnqn(const struct nvme_of_host *h)
+{
+    return h->subnqn;
+}
+
 unsigned nvme_of_namespaces(const struct nvme_of_host *h, struct nvme_of_namespace *ret,
                             unsigned max)
 {
@@ -54,49 +70,184 @@ unsigned nvme_of_namespaces(const struct nvme_of_host *h, struct nvme_of_namespa
     return n;
 }
 
-static const char *family_name(const struct nvme_of_host *h)
+static const char *family_name(const struct nof_path *p)
 {
-    int family = h->naddrs ? h->target.tcp.addr.ss_family : h->family;
+    int family = p->naddrs ? p->target.tcp.addr.ss_family : p->family;
 
     if (family == AF_UNSPEC || family == 0)
-        family = strchr(h->traddr, ':') ? AF_INET6 : AF_INET;
+        family = strchr(p->traddr, ':') ? AF_INET6 : AF_INET;
     return family == AF_INET6 ? "IPv6" : "IPv4";
 }
 
-bool nvme_of_is(const struct nvme_of_host *h, const char *trtype, const char *adrfam,
-                const char *traddr, const char *trsvcid, const char *subnqn)
+bool nvme_of_path_is(const struct nof_path *p, const struct nvme_of_address *a)
 {
-    return (!trtype || strcasecmp(trtype, "TCP") == 0) &&
-           (!adrfam || strcasecmp(adrfam, family_name(h)) == 0) &&
-           (!traddr || strcmp(traddr, h->traddr) == 0) &&
-           (!trsvcid || strcmp(trsvcid, h->trsvcid) == 0) &&
-           (!subnqn || strcmp(subnqn, h->subnqn) == 0);
+    return p->is_attached && (!a->trtype || strcasecmp(a->trtype, "TCP") == 0) &&
+           (!a->adrfam || strcasecmp(a->adrfam, family_name(p)) == 0) &&
+           (!a->traddr || strcmp(a->traddr, p->traddr) == 0) &&
+           (!a->trsvcid || strcmp(a->trsvcid, p->trsvcid) == 0) &&
+           (!a->subnqn || strcmp(a->subnqn, p->host->subnqn) == 0) &&
+           (!a->hostaddr || strcmp(a->hostaddr, p->hostaddr) == 0);
 }
 
-json_t *nvme_of_trid(const struct nvme_of_host *h)
+json_t *nvme_of_trid(const struct nof_path *p)
 {
-    return json_pack("{s:s, s:s, s:s, s:s, s:s}", "trtype", "TCP", "adrfam", family_name(h),
-                     "traddr", h->traddr, "trsvcid", h->trsvcid, "subnqn", h->subnqn);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s}", "trtype", "TCP", "adrfam", family_name(p),
+                     "traddr", p->traddr, "trsvcid", p->trsvcid, "subnqn", p->host->subnqn);
+}
+
+const char *nvme_of_path_state(const struct nof_path *p)
+{
+    if (p->host->deleting || p->leaving)
+        return "deleting";
+    return p->phase == PATH_READY ? "enabled" : "resetting";
 }
 
 const char *nvme_of_state(const struct nvme_of_host *h)
 {
-    if (h->deleting)
-        return "deleting";
-    return h->phase == HOST_READY ? "enabled" : "resetting";
-}
+    const char *state = h->deleting ? "deleting" : "resetting";
 
-uint16_t nvme_of_cntlid(const struct nvme_of_host *h)
-{
-    return h->ctrl.cntlid;
+    list_for_each(it, &h->paths)
+    {
+        if (!h->deleting && list_entry(it, struct nof_path, node)->phase == PATH_READY)
+            state = "enabled";
+    }
+    return state;
 }
 
 json_t *nvme_of_describe(const struct nvme_of_host *h)
 {
-    return json_pack("{s:s, s:[{s:s, s:o, s:[], s:i, s:{s:s, s:s, s:s}}]}", "name", h->name,
-                     "ctrlrs", "state", nvme_of_state(h), "trid", nvme_of_trid(h),
-                     "alternate_trids", "cntlid", (int)h->ctrl.cntlid, "host", "nqn", h->hostnqn,
-                     "addr", h->hostaddr, "svcid", h->hostsvcid);
+    json_t *paths = json_array();
+
+    list_for_each(it, &h->paths)
+    {
+        const struct nof_path *p = list_entry(it, struct nof_path, node);
+
+        if (p->is_attached)
+            json_array_append_new(paths, json_pack("{s:s, s:o, s:[], s:i, s:{s:s, s:s, s:s}}",
+                                                   "state", nvme_of_path_state(p), "trid",
+                                                   nvme_of_trid(p), "alternate_trids", "cntlid",
+                                                   (int)p->ctrl.cntlid, "host", "nqn", h->hostnqn,
+                                                   "addr", p->hostaddr, "svcid", ""));
+    }
+    return json_pack("{s:s, s:o}", "name", h->name, "ctrlrs", paths);
+}
+
+/* What an attach call for the path would say. */
+static json_t *path_params(const struct nof_path *p)
+{
+    json_t *o = json_pack("{s:s, s:s, s:s, s:b, s:b, s:b}", "trtype", "TCP", "traddr", p->traddr,
+                          "trsvcid", p->trsvcid, "hdgst", (int)p->hdgst, "ddgst", (int)p->ddgst,
+                          "disable_sq_flow_control", (int)p->no_sq_flow);
+
+    if (p->family != AF_UNSPEC)
+        json_object_set_new(o, "adrfam", json_string(family_name(p)));
+    if (p->hostaddr[0])
+        json_object_set_new(o, "hostaddr", json_string(p->hostaddr));
+    return o;
+}
+
+json_t *nvme_of_paths(const struct nvme_of_host *h)
+{
+    json_t *list = json_array();
+
+    list_for_each(it, &h->paths)
+    {
+        const struct nof_path *p = list_entry(it, struct nof_path, node);
+
+        if (p->is_attached && !p->leaving)
+            json_array_append_new(list, path_params(p));
+    }
+    return list;
+}
+
+/* ---- how a bdev uses the paths ---- */
+
+static struct nof_ns *ns_of(struct bdev *bd)
+{
+    return bdev_ops_of(bd) == &nvme_of_bdev_ops ? bdev_dev(bd) : NULL;
+}
+
+bool nvme_of_io_paths(struct bdev *bd, json_t *out)
+{
+    struct nof_ns *ns = ns_of(bd);
+    unsigned best = NOF_ACCESS_NONE;
+
+    if (!ns)
+        return false;
+    list_for_each(it, &ns->host->paths)
+    {
+        const struct nof_path *p = list_entry(it, struct nof_path, node);
+
+        if (p->phase == PATH_READY)
+            best = MAX(best, (unsigned)atomic_load(&ns->access[p->number]));
+    }
+    list_for_each(it, &ns->host->paths)
+    {
+        const struct nof_path *p = list_entry(it, struct nof_path, node);
+        unsigned access = atomic_load(&ns->access[p->number]);
+        bool connected = p->phase == PATH_READY;
+
+        if (!p->is_attached)
+            continue;
+        json_array_append_new(
+            out,
+            json_pack("{s:s, s:i, s:b, s:b, s:b, s:o}", "bdev_name", ns->id.bdev, "cntlid",
+                      (int)p->ctrl.cntlid, "current",
+                      (int)(connected && access == best && access != NOF_ACCESS_NONE), "connected",
+                      (int)connected, "accessible", (int)(connected && access != NOF_ACCESS_NONE),
+                      "transport", nvme_of_trid(p)));
+    }
+    return true;
+}
+
+bool nvme_of_host_name(struct bdev *bd, char *out, size_t size)
+{
+    struct nof_ns *ns = ns_of(bd);
+
+    if (ns)
+        snprintf(out, size, "%s", ns->host->name);
+    return ns != NULL;
+}
+
+static void choose_anew(struct nof_ns *ns)
+{
+    list_for_each(it, &ns->host->paths)
+    {
+        path_tell_queues(list_entry(it, struct nof_path, node));
+    }
+}
+
+bool nvme_of_set_policy(struct bdev *bd, bool active_active, bool queue_depth, uint32_t rr_min_io)
+{
+    struct nof_ns *ns = ns_of(bd);
+
+    if (!ns)
+        return false;
+    atomic_store(&ns->active_active, active_active);
+    atomic_store(&ns->queue_depth, queue_depth);
+    atomic_store(&ns->rr_min_io, MAX(rr_min_io, 1U));
+    choose_anew(ns);
+    return true;
+}
+
+int nvme_of_set_preferred(struct bdev *bd, uint16_t cntlid, struct err *err)
+{
+    struct nof_ns *ns = ns_of(bd);
+
+    if (!ns)
+        return err_set(err, -ENODEV, "bdev '%s' is not of an NVMe-oF controller", bdev_name(bd));
+    list_for_each(it, &ns->host->paths)
+    {
+        const struct nof_path *p = list_entry(it, struct nof_path, node);
+
+        if (p->phase != PATH_READY || p->ctrl.cntlid != cntlid)
+            continue;
+        atomic_store(&ns->preferred, (int)p->number);
+        choose_anew(ns);
+        return 0;
+    }
+    return err_set(err, -ENODEV, "bdev '%s' has no connected path with CNTLID %u", bdev_name(bd),
+                   cntlid);
 }
 
 /* ---- the host's identity ---- */

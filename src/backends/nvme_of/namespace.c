@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The bdev of a remote namespace: its channels lead to the I/O queue that the host has on their
- * reactor. */
+ * The bdev of a remote namespace, and what its host's paths show of it. */
 #include "backends/nvme_of/host.h"
 #include "base/log.h"
 
@@ -11,56 +10,34 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct nof_channel {
-    struct nof_queue *queue;
-    struct nof_ns *ns;
-};
-
 static void *open_channel(void *dev, struct reactor *r, struct err *err)
 {
-    struct nof_channel *ch = calloc(1, sizeof(*ch));
-    struct nof_ns *ns = dev;
-
-    if (!ch) {
-        err_set(err, -ENOMEM, "bdev '%s': no memory for a channel", ns->id.bdev);
-        return NULL;
-    }
-    ch->ns = ns;
-    ch->queue = queue_get(ns->host, r, err);
-    if (ch->queue)
-        return ch;
-    free(ch);
-    return NULL;
+    return channel_open(dev, r, err);
 }
 
 static void close_channel(void *ctx)
 {
-    struct nof_channel *ch = ctx;
-
-    queue_put(ch->queue);
-    free(ch);
+    channel_close(ctx);
 }
 
 static int submit(void *ctx, struct bdev_req *req)
 {
-    struct nof_channel *ch = ctx;
-
-    return queue_submit(ch->queue, ch->ns, req);
+    return channel_submit(ctx, req);
 }
 
 static void flush_batch(void *ctx)
 {
-    queue_flush(((struct nof_channel *)ctx)->queue);
+    channel_flush(ctx);
 }
 
 static int detach(void *ctx, struct bdev_req *req)
 {
-    return queue_detach(((struct nof_channel *)ctx)->queue, req);
+    return channel_detach(ctx, req);
 }
 
 static void cancel(void *ctx, struct bdev_req *req)
 {
-    queue_cancel(((struct nof_channel *)ctx)->queue, req);
+    channel_cancel(ctx, req);
 }
 
 static json_t *ctrlr_data(const struct nof_ctrl *c)
@@ -79,34 +56,60 @@ static json_t *ctrlr_data(const struct nof_ctrl *c)
 }
 
 /* How late writes of a lost association are fenced off; now, for how many ranges and requests. */
-static void describe_fence(struct nof_ns *ns, json_t *entry)
+static void describe_fence(struct nof_ns *ns, const struct nof_path *p, json_t *entry)
 {
     unsigned ranges = fence_ranges(&ns->fence), waiting = atomic_load(&ns->fence.waiting);
 
-    json_object_set_new(entry, "fence", json_string(fence_kind_name(ns->host->fence.kind)));
+    json_object_set_new(entry, "fence", json_string(fence_kind_name(p->fence.kind)));
     if (ranges == 0)
         return;
     json_object_set_new(entry, "fence_ranges", json_integer(ranges));
     json_object_set_new(entry, "fence_waiting", json_integer(waiting));
 }
 
-static void describe(void *dev, struct json_t *out)
+static json_t *describe_path(struct nof_ns *ns, const struct nof_path *p)
 {
-    struct nof_ns *ns = dev;
-    struct nvme_of_host *h = ns->host;
     char version[16];
     json_t *entry;
 
-    snprintf(version, sizeof(version), "%u.%u", h->vs >> 16, (h->vs >> 8) & 0xff);
-    entry = json_pack("{s:o, s:o, s:{s:s}, s:{s:I, s:b}, s:s}", "trid", nvme_of_trid(h),
-                      "ctrlr_data", ctrlr_data(&h->ctrl), "vs", "nvme_version", version, "ns_data",
+    snprintf(version, sizeof(version), "%u.%u", p->vs >> 16, (p->vs >> 8) & 0xff);
+    entry = json_pack("{s:o, s:o, s:{s:s}, s:{s:I, s:b}, s:s}", "trid", nvme_of_trid(p),
+                      "ctrlr_data", ctrlr_data(&p->ctrl), "vs", "nvme_version", version, "ns_data",
                       "id", (json_int_t)ns->id.nsid, "can_share", (int)ns->shared, "state",
-                      ns->held ? "held" : nvme_of_state(h));
-    describe_fence(ns, entry);
-    if (entry && ns->held)
+                      ns->held ? "held" : nvme_of_path_state(p));
+    if (!entry)
+        return NULL;
+    if (p->ctrl.ana && p->ana.known)
+        json_object_set_new(
+            entry, "ana_state",
+            json_string(nof_ana_name(nof_ana_state(&p->ana, ns->anagrpid[p->number]))));
+    describe_fence(ns, p, entry);
+    if (ns->strange & 1ULL << p->number)
         json_object_set_new(entry, "held_because", json_string(ns->why_held));
-    json_object_set_new(out, "nvme", json_pack("[o]", entry));
-    json_object_set_new(out, "mp_policy", json_string("active_passive"));
+    return entry;
+}
+
+static void describe(void *dev, struct json_t *out)
+{
+    struct nof_ns *ns = dev;
+    json_t *list = json_array();
+
+    list_for_each(it, &ns->host->paths)
+    {
+        struct nof_path *p = list_entry(it, struct nof_path, node);
+
+        if (p->is_attached)
+            json_array_append_new(list, describe_path(ns, p));
+    }
+    json_object_set_new(out, "nvme", list);
+    json_object_set_new(out, "mp_policy",
+                        json_string(ns->active_active ? "active_active" : "active_passive"));
+    if (!ns->active_active)
+        return;
+    json_object_set_new(out, "selector",
+                        json_string(ns->queue_depth ? "queue_depth" : "round_robin"));
+    if (!ns->queue_depth)
+        json_object_set_new(out, "rr_min_io", json_integer(ns->rr_min_io));
 }
 
 static void destroy(void *dev)
@@ -175,6 +178,8 @@ int ns_add(struct nvme_of_host *h, const struct nvme_of_namespace *id, bool shar
     ns->id = *id;
     ns->shared = shared;
     fence_init(&ns->fence);
+    ns->rr_min_io = 1;
+    ns->preferred = -1;
     snprintf(ns->id.bdev, sizeof(ns->id.bdev), "%sn%u", h->name, id->nsid);
     rc = bdev_register(h->of->bdevs, ns->id.bdev, &nvme_of_bdev_ops, ns, &info, &ns->bd, err);
     if (rc) {
@@ -186,46 +191,101 @@ int ns_add(struct nvme_of_host *h, const struct nvme_of_namespace *id, bool shar
     return 0;
 }
 
-static void hold(struct nof_ns *ns, const char *why)
+/* ---- what paths show of it ---- */
+
+/* Held: all paths that are there show something else. */
+static void settle(struct nof_ns *ns)
 {
-    if (!ns->held || strcmp(ns->why_held, why) != 0)
-        log_line(LOG_ERROR, "nvme_of",
-                 "bdev %s: NOT the namespace it was: %s. Its I/O is held until it is back.",
-                 ns->id.bdev, why);
+    bool held = false;
+
+    list_for_each(it, &ns->host->paths)
+    {
+        const struct nof_path *p = list_entry(it, struct nof_path, node);
+
+        if (p->phase != PATH_READY)
+            continue;
+        held = ns->strange & 1ULL << p->number;
+        if (!held)
+            break;
+    }
+    if (ns->held && !held)
+        log_line(LOG_INFO, "nvme_of", "bdev %s: the namespace is back, its I/O goes on",
+                 ns->id.bdev);
+    ns->held = held;
+    if (!ns->strange)
+        ns->why_held[0] = '\0';
+}
+
+static void hold(struct nof_ns *ns, struct nof_path *p, const char *why)
+{
+    bool news = !(ns->strange & 1ULL << p->number) || strcmp(ns->why_held, why) != 0;
+    char where[320];
+
     snprintf(ns->why_held, sizeof(ns->why_held), "%s", why);
-    atomic_store(&ns->held, true);
+    ns->strange |= 1ULL << p->number;
+    ns_set_access(ns, p);
+    settle(ns);
+    path_address_text(p, where, sizeof(where));
+    if (news)
+        log_line(LOG_ERROR, "nvme_of", "bdev %s (%s): NOT the namespace it was: %s. %s",
+                 ns->id.bdev, where, why,
+                 ns->held ? "Its I/O is held until it is back." : "This path is not used for it.");
 }
 
-static void let_go(struct nof_ns *ns)
+void ns_set_access(struct nof_ns *ns, struct nof_path *p)
 {
-    if (!ns->held)
-        return;
-    log_line(LOG_INFO, "nvme_of", "bdev %s: the namespace is back, its I/O goes on", ns->id.bdev);
-    ns->why_held[0] = '\0';
-    atomic_store(&ns->held, false);
+    static struct log_limit limit;
+    uint8_t access = NOF_ACCESS_OPTIMIZED, state;
+
+    if (p->ctrl.ana) {
+        state = nof_ana_state(&p->ana, ns->anagrpid[p->number]);
+        if (!state)
+            log_limited(&limit, LOG_WARNING, "nvme_of",
+                        "bdev %s: the target does not tell the state of its ANA group %u: this "
+                        "path is not used for it",
+                        ns->id.bdev, ns->anagrpid[p->number]);
+        access = state == NVME_ANA_OPTIMIZED       ? NOF_ACCESS_OPTIMIZED
+                 : state == NVME_ANA_NON_OPTIMIZED ? NOF_ACCESS_NON_OPTIMIZED
+                                                   : NOF_ACCESS_NONE;
+    }
+    if (ns->strange & 1ULL << p->number)
+        access = NOF_ACCESS_NONE;
+    atomic_store(&ns->access[p->number], access);
 }
 
-bool ns_update(struct nof_ns *ns, const struct nvme_of_namespace *found, bool live,
-               const char *refused)
+void ns_forget_path(struct nof_ns *ns, const struct nof_path *p)
+{
+    ns->strange &= ~(1ULL << p->number);
+    atomic_store(&ns->access[p->number], NOF_ACCESS_NONE);
+    if (ns->preferred == (int)p->number)
+        atomic_store(&ns->preferred, -1);
+    fence_path_gone(&ns->fence, p->number);
+    settle(ns);
+}
+
+bool ns_update(struct nof_ns *ns, struct nof_path *p, const struct nvme_of_namespace *found,
+               bool live, const char *refused)
 {
     struct err why;
 
     if (!found) {
-        hold(ns, refused[0] ? refused : "the target does not list it as active");
+        hold(ns, p, refused[0] ? refused : "the target does not list it as active");
         return false;
     }
     if (nof_same_ns(&ns->id, found, &why)) {
-        hold(ns, why.msg);
+        hold(ns, p, why.msg);
         return false;
     }
     /* A smaller disk is believed only when the target shrinks it before our eyes. */
     if (found->nblocks < ns->id.nblocks && !live) {
         err_set(&why, -ESTALE, "its capacity was %llu and is now %llu blocks",
                 (unsigned long long)ns->id.nblocks, (unsigned long long)found->nblocks);
-        hold(ns, why.msg);
+        hold(ns, p, why.msg);
         return false;
     }
-    let_go(ns);
+    ns->strange &= ~(1ULL << p->number);
+    ns_set_access(ns, p);
+    settle(ns);
     if (found->nblocks == ns->id.nblocks)
         return false;
     log_line(LOG_INFO, "nvme_of", "bdev %s: resized from %llu to %llu blocks", ns->id.bdev,

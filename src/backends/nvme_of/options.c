@@ -37,10 +37,10 @@ static int check_port(const char *text, const char *what, struct err *err)
     return 0;
 }
 
-static int copy_local(struct nvme_of_host *h, const struct nvme_of_opts *o, struct err *err)
+static int copy_local(struct nof_path *p, const struct nvme_of_opts *o, struct err *err)
 {
-    struct sockaddr_in *in = (void *)&h->local;
-    struct sockaddr_in6 *in6 = (void *)&h->local;
+    struct sockaddr_in *in = (void *)&p->local;
+    struct sockaddr_in6 *in6 = (void *)&p->local;
     in_port_t port = 0;
 
     if (o->hostsvcid && o->hostsvcid[0]) {
@@ -65,43 +65,43 @@ static int copy_local(struct nvme_of_host *h, const struct nvme_of_opts *o, stru
     } else {
         return err_set(err, -EINVAL, "hostaddr '%s' is not an IP address", o->hostaddr);
     }
-    if (h->family != AF_UNSPEC && h->family != h->local.ss_family)
+    if (p->family != AF_UNSPEC && p->family != p->local.ss_family)
         return err_set(err, -EINVAL, "hostaddr '%s' is not of family %s", o->hostaddr, o->adrfam);
-    h->family = h->local.ss_family;
-    return copy_text(h->hostaddr, sizeof(h->hostaddr), o->hostaddr, "hostaddr", err);
+    p->family = p->local.ss_family;
+    return copy_text(p->hostaddr, sizeof(p->hostaddr), o->hostaddr, "hostaddr", err);
 }
 
-static int copy_address(struct nvme_of_host *h, const struct nvme_of_opts *o, struct err *err)
+static int copy_address(struct nof_path *p, const struct nvme_of_opts *o, struct err *err)
 {
     int rc;
 
     if (o->trtype && strcasecmp(o->trtype, "TCP") != 0)
         return err_set(err, -EOPNOTSUPP, "trtype '%s' is not supported (TCP is)", o->trtype);
     if (!o->adrfam || !o->adrfam[0])
-        h->family = AF_UNSPEC;
+        p->family = AF_UNSPEC;
     else if (strcasecmp(o->adrfam, "IPv4") == 0)
-        h->family = AF_INET;
+        p->family = AF_INET;
     else if (strcasecmp(o->adrfam, "IPv6") == 0)
-        h->family = AF_INET6;
+        p->family = AF_INET6;
     else
         return err_set(err, -EINVAL, "adrfam '%s' is neither IPv4 nor IPv6", o->adrfam);
-    rc = copy_text(h->traddr, sizeof(h->traddr), o->traddr, "traddr", err);
+    rc = copy_text(p->traddr, sizeof(p->traddr), o->traddr, "traddr", err);
     if (!rc)
-        rc = copy_text(h->trsvcid, sizeof(h->trsvcid),
+        rc = copy_text(p->trsvcid, sizeof(p->trsvcid),
                        o->trsvcid && o->trsvcid[0] ? o->trsvcid : "4420", "trsvcid", err);
     if (!rc)
-        rc = check_port(h->trsvcid, "trsvcid", err);
+        rc = check_port(p->trsvcid, "trsvcid", err);
     if (!rc)
-        rc = copy_local(h, o, err);
+        rc = copy_local(p, o, err);
     return rc;
 }
 
-static void default_hostnqn(struct nvme_of_host *h)
+void nvme_of_default_hostnqn(const struct nvme_of *of, char *out, size_t size)
 {
     char uuid[37];
 
-    bdev_uuid_format(&h->of->hostid, uuid);
-    snprintf(h->hostnqn, sizeof(h->hostnqn), "nqn.2014-08.org.nvmexpress:uuid:%s", uuid);
+    bdev_uuid_format(&of->hostid, uuid);
+    snprintf(out, size, "nqn.2014-08.org.nvmexpress:uuid:%s", uuid);
 }
 
 static uint32_t bounded_ms(uint64_t ms, uint32_t fallback)
@@ -109,33 +109,43 @@ static uint32_t bounded_ms(uint64_t ms, uint32_t fallback)
     return ms == 0 ? fallback : (uint32_t)MIN(ms, (uint64_t)MAX_TIMEOUT_MS);
 }
 
+int path_options(struct nof_path *p, const struct nvme_of_opts *o, struct err *err)
+{
+    int rc = copy_address(p, o, err);
+
+    if (rc)
+        return rc;
+    p->hdgst = o->hdgst;
+    p->ddgst = o->ddgst;
+    p->no_sq_flow = o->disable_sq_flow;
+    p->max_queues = p->host->want_queues;
+    /* Until the target is known. */
+    p->fence.kind = fence_rule_for(NULL, p->host->keep_alive_ms).kind;
+    return 0;
+}
+
 int host_options(struct nvme_of_host *h, const struct nvme_of_opts *o, struct err *err)
 {
     int rc = copy_text(h->name, sizeof(h->name), o->name, "name", err);
 
     if (!rc)
-        rc = copy_address(h, o, err);
-    if (!rc)
         rc = copy_text(h->subnqn, sizeof(h->subnqn), o->subnqn, "subnqn", err);
     if (!rc && o->hostnqn && o->hostnqn[0])
         rc = copy_text(h->hostnqn, sizeof(h->hostnqn), o->hostnqn, "hostnqn", err);
     else if (!rc)
-        default_hostnqn(h);
+        nvme_of_default_hostnqn(h->of, h->hostnqn, sizeof(h->hostnqn));
     if (rc)
         return rc;
-    h->hdgst = o->hdgst;
-    h->ddgst = o->ddgst;
-    h->no_sq_flow = o->disable_sq_flow;
     h->want_queues =
         o->num_io_queues ? MIN(o->num_io_queues, (unsigned)NOF_MAX_QUEUES) : NOF_MAX_QUEUES;
-    h->max_queues = h->want_queues;
     h->max_bdevs = o->max_bdevs ? MIN(o->max_bdevs, (unsigned)NOF_MAX_BDEVS) : 128;
     h->phase_timeout_ms = bounded_ms(o->connect_timeout_us / 1000, DEFAULT_TIMEOUT_MS);
     if (o->connect_timeout_us && o->connect_timeout_us < 1000)
         h->phase_timeout_ms = 1;
     h->keep_alive_ms = bounded_ms(o->keep_alive_ms, DEFAULT_KEEP_ALIVE_MS);
-    h->fence.kind = fence_rule_for(NULL, h->keep_alive_ms).kind; /* until the target is known */
     h->io_timeout_ms = bounded_ms(o->io_timeout_ms, DEFAULT_IO_TIMEOUT_MS);
+    if (o->discovery)
+        snprintf(h->discovery, sizeof(h->discovery), "%s", o->discovery);
     h->changed = o->changed;
     h->changed_arg = o->changed_arg;
     return 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The life of an I/O queue: made when a reactor opens its first channel, connected and hung up as
- * the host wishes, reports by mail, freed by the host when the last channel is closed. */
+ * The life of an I/O queue: made for a lane and a path, connected and hung up as the path wishes,
+ * reports by mail, freed by the path when either of the two is no more. */
 #include "backends/nvme_of/queue.h"
 #include "backends/nvme_of/status.h"
 
@@ -9,12 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- reports to the host ---- */
+/* ---- reports to the path ---- */
 
 static void report_arrived(struct mail *m)
 {
     struct nof_queue *q = container_of(m, struct nof_queue, report_mail);
-    struct nvme_of_host *h = q->host;
+    struct nvme_of_host *h = q->path->host;
     struct nof_report report;
 
     pthread_mutex_lock(&h->lock);
@@ -22,7 +22,7 @@ static void report_arrived(struct mail *m)
     report = q->report;
     memset(&q->report, 0, sizeof(q->report));
     pthread_mutex_unlock(&h->lock);
-    host_report(h, q, &report);
+    path_report(q->path, q, &report);
 }
 
 /* Under host->lock. */
@@ -32,24 +32,32 @@ static void post_report(struct nof_queue *q)
         return;
     q->report_posted = true;
     q->report_mail.fn = report_arrived;
-    reactor_post(q->host->of->control, &q->report_mail);
+    reactor_post(q->path->host->of->control, &q->report_mail);
 }
 
 static void report_lost(struct nof_queue *q, const struct err *why)
 {
-    pthread_mutex_lock(&q->host->lock);
+    pthread_mutex_lock(&q->path->host->lock);
     q->report.lost_assoc = q->target.assoc;
     q->report.why = *why;
     post_report(q);
-    pthread_mutex_unlock(&q->host->lock);
+    pthread_mutex_unlock(&q->path->host->lock);
+}
+
+void queue_ask_ana(struct nof_queue *q)
+{
+    pthread_mutex_lock(&q->path->host->lock);
+    q->report.ana = true;
+    post_report(q);
+    pthread_mutex_unlock(&q->path->host->lock);
 }
 
 void queue_ask_rescan(struct nof_queue *q)
 {
-    pthread_mutex_lock(&q->host->lock);
+    pthread_mutex_lock(&q->path->host->lock);
     q->report.rescan = true;
     post_report(q);
-    pthread_mutex_unlock(&q->host->lock);
+    pthread_mutex_unlock(&q->path->host->lock);
 }
 
 /* ---- the connection ---- */
@@ -61,9 +69,9 @@ static void conn_up(struct tcp_conn *c)
     struct nvme_fabrics_connect *sqe = (void *)&cmd->sqe;
 
     q->connect_data = (struct nvme_fabrics_connect_data){.cntlid = le16_of(q->target.cntlid)};
-    memcpy(q->connect_data.hostid, &q->host->of->hostid, sizeof(q->connect_data.hostid));
-    memcpy(q->connect_data.subnqn, q->host->subnqn, sizeof(q->host->subnqn));
-    memcpy(q->connect_data.hostnqn, q->host->hostnqn, sizeof(q->host->hostnqn));
+    memcpy(q->connect_data.hostid, &q->path->host->of->hostid, sizeof(q->connect_data.hostid));
+    memcpy(q->connect_data.subnqn, q->path->host->subnqn, sizeof(q->path->host->subnqn));
+    memcpy(q->connect_data.hostnqn, q->path->host->hostnqn, sizeof(q->path->host->hostnqn));
     q->connect_iov = (struct iovec){&q->connect_data, sizeof(q->connect_data)};
     sqe->opc = NVME_OPC_FABRICS;
     sqe->fctype = NVME_FCTYPE_CONNECT;
@@ -87,7 +95,9 @@ static void connect_done(struct nof_queue *q, uint16_t status, const struct nvme
     } else if (NVME_CONNECT_AUTHREQ(le32_get(cqe->dw0))) {
         tcp_fail(&q->conn, -EACCES, "the target demands authentication, which is not supported");
     } else {
-        q->up = true; /* batch_end sends what waits */
+        q->up = true;
+        lane_look_again(q->lane);
+        io_pump_lane(q->lane);
     }
 }
 
@@ -111,12 +121,15 @@ static void conn_batch_end(struct tcp_conn *c)
     io_pump(container_of(c, struct nof_queue, conn));
 }
 
-/* Nothing of this connection remains. */
+/* Nothing of this connection remains. Its requests are sent by others before anybody else hears of
+ * the loss. */
 static void hang_up(struct nof_queue *q)
 {
+    q->open = q->up = false;
+    lane_choose(q->lane);
     io_connection_lost(q);
     tcp_close(&q->conn);
-    q->open = q->up = false;
+    io_pump_lane(q->lane);
 }
 
 static void conn_down(struct tcp_conn *c, const struct err *why)
@@ -135,12 +148,26 @@ static const struct tcp_ops conn_ops = {
     .batch_end = conn_batch_end,
 };
 
-/* ---- wishes of the host ---- */
+/* ---- wishes of the path ---- */
+
+static void leave(struct nof_queue *q)
+{
+    if (q->open)
+        hang_up(q);
+    lane_part(q->lane, q);
+    queue_close(q);
+}
 
 static void fulfil(struct nof_queue *q, const struct nof_wish *wish)
 {
     struct err err;
 
+    if (wish->leave) {
+        leave(q);
+        return;
+    }
+    if (!q->in_lane && !lane_join(q->lane, q))
+        return; /* there are fewer paths than places */
     if (q->open && (!wish->up || wish->target.assoc != q->target.assoc))
         hang_up(q);
     if (!wish->up)
@@ -149,20 +176,22 @@ static void fulfil(struct nof_queue *q, const struct nof_wish *wish)
         q->target = wish->target;
         q->have_target = true;
         q->limit = MIN(q->target.entries - 1U, (unsigned)QUEUE_SLOTS);
+        q->lane->seen = true;
+        q->lane->volatile_cache = q->target.volatile_cache;
+        q->lane->dsm = q->target.dsm;
         if (tcp_open(&q->conn, &q->target.tcp, &err))
             report_lost(q, &err);
         else
             q->open = true;
     }
-    io_look_again(q);
-    io_pump(q);
-    tcp_flush(&q->conn);
+    lane_look_again(q->lane);
+    io_pump_lane(q->lane);
 }
 
 static void wish_arrived(struct mail *m)
 {
     struct nof_queue *q = container_of(m, struct nof_queue, wish_mail);
-    struct nvme_of_host *h = q->host;
+    struct nvme_of_host *h = q->path->host;
     struct nof_wish wish;
     bool closed;
 
@@ -179,11 +208,12 @@ static void wish_arrived(struct mail *m)
         fulfil(q, &wish);
 }
 
-void queue_want(struct nof_queue *q, const struct nof_target *t)
+void queue_want(struct nof_queue *q, const struct nof_target *t, bool leave)
 {
     if (q->closed)
         return;
     q->wish.up = t != NULL;
+    q->wish.leave |= leave;
     if (t)
         q->wish.target = *t;
     if (q->wish_posted)
@@ -216,98 +246,63 @@ void queue_free(struct nof_queue *q)
     free(q);
 }
 
-static struct nof_queue *queue_create(struct nvme_of_host *h, struct reactor *r)
-{
-    struct nof_queue *q = calloc(1, sizeof(*q));
-
-    if (!q || tcp_init(&q->conn, r, QUEUE_SLOTS, &conn_ops) < 0) {
-        free(q);
-        return NULL;
-    }
-    q->host = h;
-    q->r = r;
-    q->refs = 1;
-    io_init(q);
-    return q;
-}
-
 /* The next free QID; not the one freed last, which the target may still be busy closing. 0: there
  * is none. */
-static unsigned take_qid(struct nvme_of_host *h)
+static unsigned take_qid(struct nof_path *p)
 {
-    for (unsigned i = 0; i < h->max_queues; i++) {
-        unsigned qid = (h->last_qid + i) % h->max_queues + 1;
+    for (unsigned i = 0; i < p->max_queues; i++) {
+        unsigned qid = (p->last_qid + i) % p->max_queues + 1;
 
-        if (!h->qid_used[qid]) {
-            h->qid_used[qid] = true;
-            h->last_qid = qid;
+        if (!p->qid_used[qid]) {
+            p->qid_used[qid] = true;
+            p->last_qid = qid;
             return qid;
         }
     }
     return 0;
 }
 
-struct nof_queue *queue_get(struct nvme_of_host *h, struct reactor *r, struct err *err)
+struct nof_queue *queue_create(struct nof_path *p, struct nof_lane *lane, struct err *err)
 {
-    struct nof_queue *q;
+    struct nof_queue *q = calloc(1, sizeof(*q));
+    unsigned qid;
 
-    pthread_mutex_lock(&h->lock);
-    list_for_each(it, &h->queues)
-    {
-        q = queue_of_node(it);
-        if (q->r == r && !q->closed) {
-            q->refs++;
-            pthread_mutex_unlock(&h->lock);
-            return q;
-        }
+    if (!q || tcp_init(&q->conn, lane->r, QUEUE_SLOTS, &conn_ops) < 0) {
+        free(q);
+        err_set(err, -ENOMEM, "controller '%s': no memory for an I/O queue", p->host->name);
+        return NULL;
     }
-    q = queue_create(h, r);
-    if (!q) {
-        err_set(err, -ENOMEM, "controller '%s': no memory for an I/O queue", h->name);
-        goto out;
-    }
-    q->qid = take_qid(h);
-    if (!q->qid) {
-        err_set(err, -EMFILE, "controller '%s': all of its %u I/O queues are in use", h->name,
-                h->max_queues);
+    qid = take_qid(p);
+    if (!qid) {
+        err_set(err, -EMFILE, "controller '%s': all of its %u I/O queues are in use", p->host->name,
+                p->max_queues);
         queue_free(q);
-        q = NULL;
-        goto out;
+        return NULL;
     }
-    list_append(&h->queues, &q->node);
-    h->nqueues++;
+    q->path = p;
+    q->lane = lane;
+    q->r = lane->r;
+    q->qid = qid;
+    list_init(&q->pending);
+    list_init(&q->active);
+    list_append(&p->queues, &q->node);
+    p->nqueues++;
     q->report.opened = true;
     post_report(q);
-out:
-    pthread_mutex_unlock(&h->lock);
     return q;
 }
 
-void queue_put(struct nof_queue *q)
+/* A wish under way is waited for: then nobody but the path knows this queue, which frees it. */
+void queue_close(struct nof_queue *q)
 {
-    struct nvme_of_host *h = q->host;
+    struct nvme_of_host *h = q->path->host;
 
-    pthread_mutex_lock(&h->lock);
-    if (--q->refs > 0) {
-        pthread_mutex_unlock(&h->lock);
-        return;
-    }
-    q->closed = true;
-    pthread_mutex_unlock(&h->lock);
-
-    io_stop(q);
     tcp_close(&q->conn);
-
-    /* A wish under way is waited for: then nobody but the host knows this queue, which frees it. */
     pthread_mutex_lock(&h->lock);
+    q->closed = true;
     if (!q->wish_posted) {
         q->report.closed = true;
         post_report(q);
     }
     pthread_mutex_unlock(&h->lock);
-}
-
-void queue_flush(struct nof_queue *q)
-{
-    tcp_flush(&q->conn);
 }

@@ -70,6 +70,23 @@ bool nof_status_retry(uint16_t status)
     return m && m->retry && (m->even_with_dnr || !(status & NVME_STATUS_DNR));
 }
 
+bool nof_status_path(uint16_t status)
+{
+    return (status >> 8 & 7) == 3 && !(status & NVME_STATUS_DNR);
+}
+
+bool nof_status_ana(uint16_t status)
+{
+    switch (status & NVME_STATUS_MASK) {
+    case NVME_SC_ANA_PERSISTENT_LOSS:
+    case NVME_SC_ANA_INACCESSIBLE:
+    case NVME_SC_ANA_TRANSITION:
+        return true;
+    default:
+        return false;
+    }
+}
+
 void nof_status_text(uint16_t status, char *out, size_t size)
 {
     const struct meaning *m = find(status);

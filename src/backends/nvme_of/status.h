@@ -13,6 +13,10 @@
 int nof_status_errno(uint16_t status);
 /* Worth another try after a while. */
 bool nof_status_retry(uint16_t status);
+/* The path's, not the medium's: another path may do. */
+bool nof_status_path(uint16_t status);
+/* Of those: by asymmetric access, of which there is a log. */
+bool nof_status_ana(uint16_t status);
 /* "LBA out of range (0080h)" into out. */
 void nof_status_text(uint16_t status, char *out, size_t size);
 /* The same for the answer to Connect, whose codes overlap with others. */

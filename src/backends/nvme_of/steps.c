@@ -1,32 +1,33 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The commands that set up a controller, one after the other, and look at its namespaces (again).
- * Thread: control. Whatever fails ends the connection by tcp_fail(); host_lost() hears of it. */
+ * Thread: control. Whatever fails ends the connection by tcp_fail(); path_lost() hears of it. */
 #include "backends/nvme_of/admin.h"
 #include "backends/nvme_of/status.h"
 #include "base/log.h"
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-enum { RDY_POLL_MS = 100, ADMIN_ENTRIES = 32 };
+enum { RDY_POLL_MS = 100, ANA_POLL_MS = 500, ADMIN_ENTRIES = 32 };
 
-enum { STEP_NEXT = 0, STEP_AGAIN = 1 };
+enum { STEP_NEXT = 0, STEP_AGAIN = 1, STEP_MORE = 2 }; /* the same: after a while, at once */
 
 struct step {
     const char *name;
     /* Fills the command; false: this step is not needed. */
-    bool (*start)(struct nvme_of_host *h, struct tcp_cmd *cmd);
-    /* Success has come. STEP_*, or -errno with err filled. May set h->step itself to the one before
+    bool (*start)(struct nof_path *p, struct tcp_cmd *cmd);
+    /* Success has come. STEP_*, or -errno with err filled. May set p->step itself to the one before
      * the next. */
-    int (*end)(struct nvme_of_host *h, const struct nvme_cqe *cqe, struct err *err);
+    int (*end)(struct nof_path *p, const struct nvme_cqe *cqe, struct err *err);
 };
 
-static void data(struct nvme_of_host *h, struct tcp_cmd *cmd, uint32_t bytes, bool to_host)
+static void data(struct nof_path *p, struct tcp_cmd *cmd, uint32_t bytes, bool to_host)
 {
-    h->iov = (struct iovec){h->buf, bytes};
-    cmd->iov = &h->iov;
+    p->iov = (struct iovec){p->buf, bytes};
+    cmd->iov = &p->iov;
     cmd->iovcnt = 1;
     cmd->bytes = bytes;
     cmd->to_host = to_host;
@@ -34,35 +35,35 @@ static void data(struct nvme_of_host *h, struct tcp_cmd *cmd, uint32_t bytes, bo
 
 /* ---- Connect and properties ---- */
 
-static bool connect_start(struct nvme_of_host *h, struct tcp_cmd *cmd)
+static bool connect_start(struct nof_path *p, struct tcp_cmd *cmd)
 {
     struct nvme_fabrics_connect *sqe = (void *)&cmd->sqe;
-    struct nvme_fabrics_connect_data *d = (void *)h->buf;
+    struct nvme_fabrics_connect_data *d = (void *)p->buf;
 
     memset(d, 0, sizeof(*d));
-    memcpy(d->hostid, &h->of->hostid, sizeof(d->hostid));
+    memcpy(d->hostid, &p->host->of->hostid, sizeof(d->hostid));
     d->cntlid = le16_of(NVME_CNTLID_DYNAMIC);
-    memcpy(d->subnqn, h->subnqn, sizeof(h->subnqn));
-    memcpy(d->hostnqn, h->hostnqn, sizeof(h->hostnqn));
+    memcpy(d->subnqn, p->host->subnqn, sizeof(p->host->subnqn));
+    memcpy(d->hostnqn, p->host->hostnqn, sizeof(p->host->hostnqn));
     sqe->opc = NVME_OPC_FABRICS;
     sqe->fctype = NVME_FCTYPE_CONNECT;
     sqe->sqsize = le16_of(ADMIN_ENTRIES - 1);
-    sqe->kato = le32_of(h->keep_alive_ms);
-    sqe->cattr = h->no_sq_flow ? NVME_CATTR_DISABLE_SQFLOW : 0;
-    data(h, cmd, sizeof(*d), false);
+    sqe->kato = le32_of(p->host->keep_alive_ms);
+    sqe->cattr = p->no_sq_flow ? NVME_CATTR_DISABLE_SQFLOW : 0;
+    data(p, cmd, sizeof(*d), false);
     return true;
 }
 
-static int connect_end(struct nvme_of_host *h, const struct nvme_cqe *cqe, struct err *err)
+static int connect_end(struct nof_path *p, const struct nvme_cqe *cqe, struct err *err)
 {
     uint32_t dw0 = le32_get(cqe->dw0);
 
     if (NVME_CONNECT_AUTHREQ(dw0))
         return err_set(err, -EACCES, "the target demands authentication, which is not supported");
-    h->target.cntlid = NVME_CONNECT_CNTLID(dw0);
-    if (h->target.cntlid > NVME_CNTLID_MAX)
-        return err_set(err, -EPROTO, "the target gave the invalid CNTLID %u", h->target.cntlid);
-    admin_start_keep_alive(h);
+    p->target.cntlid = NVME_CONNECT_CNTLID(dw0);
+    if (p->target.cntlid > NVME_CNTLID_MAX)
+        return err_set(err, -EPROTO, "the target gave the invalid CNTLID %u", p->target.cntlid);
+    admin_start_keep_alive(p);
     return STEP_NEXT;
 }
 
@@ -76,148 +77,158 @@ static void property_get(struct tcp_cmd *cmd, uint32_t offset, bool wide)
     sqe->ofst = le32_of(offset);
 }
 
-static bool cap_start(struct nvme_of_host *h, struct tcp_cmd *cmd)
+static bool cap_start(struct nof_path *p, struct tcp_cmd *cmd)
 {
     property_get(cmd, NVME_REG_CAP, true);
     return true;
 }
 
-static int cap_end(struct nvme_of_host *h, const struct nvme_cqe *cqe, struct err *err)
+static int cap_end(struct nof_path *p, const struct nvme_cqe *cqe, struct err *err)
 {
-    h->cap = le32_get(cqe->dw0) | (uint64_t)le32_get(cqe->dw1) << 32;
+    p->cap = le32_get(cqe->dw0) | (uint64_t)le32_get(cqe->dw1) << 32;
     return STEP_NEXT;
 }
 
-static bool vs_start(struct nvme_of_host *h, struct tcp_cmd *cmd)
+static bool vs_start(struct nof_path *p, struct tcp_cmd *cmd)
 {
     property_get(cmd, NVME_REG_VS, false);
     return true;
 }
 
-static int vs_end(struct nvme_of_host *h, const struct nvme_cqe *cqe, struct err *err)
+static int vs_end(struct nof_path *p, const struct nvme_cqe *cqe, struct err *err)
 {
-    h->vs = le32_get(cqe->dw0);
+    p->vs = le32_get(cqe->dw0);
     return STEP_NEXT;
 }
 
-static bool enable_start(struct nvme_of_host *h, struct tcp_cmd *cmd)
+static bool enable_start(struct nof_path *p, struct tcp_cmd *cmd)
 {
-    admin_property_set(cmd, NVME_REG_CC, admin_cc(h));
-    h->rdy_polls = 0;
+    admin_property_set(cmd, NVME_REG_CC, admin_cc(p));
+    p->rdy_polls = 0;
     return true;
 }
 
-static int nothing_end(struct nvme_of_host *h, const struct nvme_cqe *cqe, struct err *err)
+static int nothing_end(struct nof_path *p, const struct nvme_cqe *cqe, struct err *err)
 {
     return STEP_NEXT;
 }
 
-static bool ready_start(struct nvme_of_host *h, struct tcp_cmd *cmd)
+static bool ready_start(struct nof_path *p, struct tcp_cmd *cmd)
 {
     property_get(cmd, NVME_REG_CSTS, false);
     return true;
 }
 
-static int ready_end(struct nvme_of_host *h, const struct nvme_cqe *cqe, struct err *err)
+static int ready_end(struct nof_path *p, const struct nvme_cqe *cqe, struct err *err)
 {
     uint32_t csts = le32_get(cqe->dw0),
-             limit_ms = MAX(NVME_CAP_TO(h->cap) * 500, h->phase_timeout_ms);
+             limit_ms = MAX(NVME_CAP_TO(p->cap) * 500, p->host->phase_timeout_ms);
 
     if (csts & NVME_CSTS_CFS)
         return err_set(err, -EIO, "the controller reports a fatal error (CSTS %08xh)", csts);
     if (csts & NVME_CSTS_RDY)
         return STEP_NEXT;
-    if (++h->rdy_polls > limit_ms / RDY_POLL_MS)
+    if (++p->rdy_polls > limit_ms / RDY_POLL_MS)
         return err_set(err, -ETIMEDOUT, "not ready within %u ms (CSTS %08xh)", limit_ms, csts);
     return STEP_AGAIN;
 }
 
 /* ---- the controller ---- */
 
-static void identify(struct nvme_of_host *h, struct tcp_cmd *cmd, uint8_t cns, uint32_t nsid)
+static void identify(struct nof_path *p, struct tcp_cmd *cmd, uint8_t cns, uint32_t nsid)
 {
     cmd->sqe.opc = NVME_ADMIN_IDENTIFY;
     cmd->sqe.nsid = le32_of(nsid);
     cmd->sqe.cdw10 = le32_of(cns);
-    data(h, cmd, NVME_IDENTIFY_BYTES, true);
+    data(p, cmd, NVME_IDENTIFY_BYTES, true);
 }
 
-static bool ctrl_start(struct nvme_of_host *h, struct tcp_cmd *cmd)
+static bool ctrl_start(struct nof_path *p, struct tcp_cmd *cmd)
 {
-    identify(h, cmd, NVME_CNS_CTRL, 0);
+    identify(p, cmd, NVME_CNS_CTRL, 0);
     return true;
 }
 
-static int ctrl_end(struct nvme_of_host *h, const struct nvme_cqe *cqe, struct err *err)
+static int ctrl_end(struct nof_path *p, const struct nvme_cqe *cqe, struct err *err)
 {
-    int rc = nof_check_ctrl((const struct nvme_id_ctrl *)h->buf, h->cap, h->subnqn,
-                            h->target.cntlid, &h->ctrl, err);
+    int rc = nof_check_ctrl((const struct nvme_id_ctrl *)p->buf, p->cap, p->host->subnqn,
+                            p->target.cntlid, &p->ctrl, err);
 
     if (rc)
         return rc;
-    h->target.entries = h->ctrl.entries;
-    h->target.max_io_bytes = h->ctrl.max_io_bytes;
-    h->target.volatile_cache = h->ctrl.volatile_cache;
-    h->target.dsm = h->ctrl.dsm;
-    h->target.write_zeroes = h->ctrl.write_zeroes;
-    h->target.tcp.inline_bytes = h->ctrl.inline_bytes;
+    p->target.entries = p->ctrl.entries;
+    p->target.max_io_bytes = p->ctrl.max_io_bytes;
+    p->target.volatile_cache = p->ctrl.volatile_cache;
+    p->target.dsm = p->ctrl.dsm;
+    p->target.write_zeroes = p->ctrl.write_zeroes;
+    p->target.ana = p->ctrl.ana;
+    p->target.tcp.inline_bytes = p->ctrl.inline_bytes;
+    p->ana.log_bytes = nof_ana_bytes(p->ctrl.ana_groups);
+    if (p->ctrl.ana && !p->ana.log_bytes)
+        return err_set(err, -EPROTO, "%u ANA groups (NANAGRPID), 1 to %u are supported",
+                       p->ctrl.ana_groups, NOF_ANA_GROUPS);
     return STEP_NEXT;
 }
 
-static bool queues_start(struct nvme_of_host *h, struct tcp_cmd *cmd)
+static bool queues_start(struct nof_path *p, struct tcp_cmd *cmd)
 {
     cmd->sqe.opc = NVME_ADMIN_SET_FEATURES;
     cmd->sqe.cdw10 = le32_of(NVME_FEAT_NUM_QUEUES);
-    cmd->sqe.cdw11 = le32_of((h->want_queues - 1) | (h->want_queues - 1) << 16);
+    cmd->sqe.cdw11 = le32_of((p->host->want_queues - 1) | (p->host->want_queues - 1) << 16);
     return true;
 }
 
-static int queues_end(struct nvme_of_host *h, const struct nvme_cqe *cqe, struct err *err)
+static int queues_end(struct nof_path *p, const struct nvme_cqe *cqe, struct err *err)
 {
     uint32_t dw0 = le32_get(cqe->dw0), granted = MIN(dw0 & 0xffff, dw0 >> 16) + 1;
 
-    pthread_mutex_lock(&h->lock);
-    h->max_queues = MIN(granted, h->want_queues);
-    for (unsigned qid = h->max_queues + 1; qid <= NOF_MAX_QUEUES; qid++)
-        if (h->qid_used[qid])
+    pthread_mutex_lock(&p->host->lock);
+    p->max_queues = MIN(granted, p->host->want_queues);
+    for (unsigned qid = p->max_queues + 1; qid <= NOF_MAX_QUEUES; qid++)
+        if (p->qid_used[qid])
             err_set(err, -EMFILE, "the target grants %u I/O queues, fewer than are in use",
-                    h->max_queues);
-    pthread_mutex_unlock(&h->lock);
+                    p->max_queues);
+    pthread_mutex_unlock(&p->host->lock);
     return err->code ? err->code : STEP_NEXT;
 }
 
-static bool events_start(struct nvme_of_host *h, struct tcp_cmd *cmd)
+static uint32_t events_wanted(const struct nof_path *p)
+{
+    return p->ctrl.oaes & (NVME_OAES_NS_ATTR | (p->ctrl.ana ? NVME_OAES_ANA : 0));
+}
+
+static bool events_start(struct nof_path *p, struct tcp_cmd *cmd)
 {
     cmd->sqe.opc = NVME_ADMIN_SET_FEATURES;
     cmd->sqe.cdw10 = le32_of(NVME_FEAT_ASYNC_EVENT);
-    cmd->sqe.cdw11 = le32_of(NVME_OAES_NS_ATTR);
-    return h->ctrl.oaes & NVME_OAES_NS_ATTR;
+    cmd->sqe.cdw11 = le32_of(events_wanted(p));
+    return events_wanted(p) != 0;
 }
 
 /* ---- namespaces ---- */
 
 /* Only when looking again: reading the log allows the next event. */
-static bool changed_start(struct nvme_of_host *h, struct tcp_cmd *cmd)
+static bool changed_start(struct nof_path *p, struct tcp_cmd *cmd)
 {
     cmd->sqe.opc = NVME_ADMIN_GET_LOG_PAGE;
     cmd->sqe.nsid = le32_of(NVME_NSID_ALL);
     cmd->sqe.cdw10 =
         le32_of(NVME_LOG_CHANGED_NS | (sizeof(struct nvme_log_changed_ns) / 4 - 1) << 16);
-    data(h, cmd, sizeof(struct nvme_log_changed_ns), true);
-    return h->scanning && (h->ctrl.oaes & NVME_OAES_NS_ATTR);
+    data(p, cmd, sizeof(struct nvme_log_changed_ns), true);
+    return p->scanning && !p->ana_only && (p->ctrl.oaes & NVME_OAES_NS_ATTR);
 }
 
-static bool list_start(struct nvme_of_host *h, struct tcp_cmd *cmd)
+static bool list_start(struct nof_path *p, struct tcp_cmd *cmd)
 {
-    h->nscan = h->scan_at = h->nscan_nsids = 0;
-    h->scan_refused[0] = '\0';
-    identify(h, cmd, NVME_CNS_ACTIVE_NS_LIST, 0);
+    p->nscan = p->scan_at = p->nscan_nsids = 0;
+    p->scan_refused[0] = '\0';
+    identify(p, cmd, NVME_CNS_ACTIVE_NS_LIST, 0);
     return true;
 }
 
-static int list_end(struct nvme_of_host *h, const struct nvme_cqe *cqe, struct err *err)
+static int list_end(struct nof_path *p, const struct nvme_cqe *cqe, struct err *err)
 {
-    const le32 *list = (const void *)h->buf;
+    const le32 *list = (const void *)p->buf;
     uint32_t last = 0;
 
     for (unsigned i = 0; i < NVME_IDENTIFY_BYTES / sizeof(*list) && le32_get(list[i]); i++) {
@@ -226,80 +237,121 @@ static int list_end(struct nvme_of_host *h, const struct nvme_cqe *cqe, struct e
         if (nsid <= last || nsid > 0xfffffffe)
             return err_set(err, -EPROTO, "the list of active namespaces is not in order");
         last = nsid;
-        if (h->nscan_nsids == h->max_bdevs) {
-            if (!h->is_attached)
+        if (p->nscan_nsids == p->host->max_bdevs) {
+            if (!p->is_attached)
                 return err_set(err, -E2BIG,
                                "the controller has more than %u namespaces (max_bdevs)",
-                               h->max_bdevs);
-            snprintf(h->scan_refused, sizeof(h->scan_refused),
-                     "more than %u namespaces (max_bdevs)", h->max_bdevs);
+                               p->host->max_bdevs);
+            snprintf(p->scan_refused, sizeof(p->scan_refused),
+                     "more than %u namespaces (max_bdevs)", p->host->max_bdevs);
             break;
         }
-        h->scan_nsids[h->nscan_nsids++] = nsid;
+        p->scan_nsids[p->nscan_nsids++] = nsid;
     }
     return STEP_NEXT;
 }
 
-static bool ns_start(struct nvme_of_host *h, struct tcp_cmd *cmd)
+static bool ns_start(struct nof_path *p, struct tcp_cmd *cmd)
 {
-    if (h->scan_at == h->nscan_nsids)
+    if (p->scan_at == p->nscan_nsids)
         return false;
-    identify(h, cmd, NVME_CNS_NS, h->scan_nsids[h->scan_at]);
+    identify(p, cmd, NVME_CNS_NS, p->scan_nsids[p->scan_at]);
     return true;
 }
 
-static int ns_end(struct nvme_of_host *h, const struct nvme_cqe *cqe, struct err *err)
+static int ns_end(struct nof_path *p, const struct nvme_cqe *cqe, struct err *err)
 {
-    const struct nvme_id_ns *raw = (const void *)h->buf;
-    struct nvme_of_namespace *ns = &h->scan[h->nscan];
+    const struct nvme_id_ns *raw = (const void *)p->buf;
+    struct nvme_of_namespace *ns = &p->scan[p->nscan];
 
     memset(ns, 0, sizeof(*ns));
-    ns->nsid = h->scan_nsids[h->scan_at];
-    if (nof_check_ns(raw, &h->ctrl, ns, err)) {
+    ns->nsid = p->scan_nsids[p->scan_at];
+    if (nof_check_ns(raw, &p->ctrl, ns, err)) {
         /* The others may be good. */
-        snprintf(h->scan_refused, sizeof(h->scan_refused), "%.190s", err->msg);
-        log_line(LOG_WARNING, "nvme_of", "controller %s: %s: left out", h->name, err->msg);
+        snprintf(p->scan_refused, sizeof(p->scan_refused), "%.190s", err->msg);
+        log_line(LOG_WARNING, "nvme_of", "controller %s: %s: left out", p->host->name, err->msg);
         ns->nsid = 0;
         return STEP_NEXT;
     }
-    h->scan_shared[h->nscan] = raw->nmic & NVME_NMIC_SHARED;
+    p->scan_shared[p->nscan] = raw->nmic & NVME_NMIC_SHARED;
+    p->scan_anagrpids[p->nscan] = le32_get(raw->anagrpid);
     return STEP_NEXT;
 }
 
-static bool descs_start(struct nvme_of_host *h, struct tcp_cmd *cmd)
+static bool descs_start(struct nof_path *p, struct tcp_cmd *cmd)
 {
-    if (h->scan_at == h->nscan_nsids)
+    if (p->scan_at == p->nscan_nsids)
         return false;
-    identify(h, cmd, NVME_CNS_NS_DESC_LIST, h->scan_nsids[h->scan_at]);
+    identify(p, cmd, NVME_CNS_NS_DESC_LIST, p->scan_nsids[p->scan_at]);
     return true;
 }
 
-static bool seen_before(struct nvme_of_host *h, const struct nvme_of_namespace *ns)
+static bool seen_before(struct nof_path *p, const struct nvme_of_namespace *ns)
 {
-    for (unsigned i = 0; i < h->nscan; i++)
-        if (memcmp(&h->scan[i].uuid, &ns->uuid, sizeof(ns->uuid)) == 0) {
-            snprintf(h->scan_refused, sizeof(h->scan_refused),
-                     "namespaces %u and %u claim to be the same disk", h->scan[i].nsid, ns->nsid);
+    for (unsigned i = 0; i < p->nscan; i++)
+        if (memcmp(&p->scan[i].uuid, &ns->uuid, sizeof(ns->uuid)) == 0) {
+            snprintf(p->scan_refused, sizeof(p->scan_refused),
+                     "namespaces %u and %u claim to be the same disk", p->scan[i].nsid, ns->nsid);
             return true;
         }
     return false;
 }
 
-static int descs_end(struct nvme_of_host *h, const struct nvme_cqe *cqe, struct err *err)
+static int descs_end(struct nof_path *p, const struct nvme_cqe *cqe, struct err *err)
 {
-    struct nvme_of_namespace *ns = &h->scan[h->nscan];
+    struct nvme_of_namespace *ns = &p->scan[p->nscan];
 
     if (ns->nsid) {
-        nof_read_descs(h->buf, ns);
-        nof_derive_uuid(h->subnqn, ns);
-        if (seen_before(h, ns))
+        nof_read_descs(p->buf, ns);
+        nof_derive_uuid(p->host->subnqn, ns);
+        if (seen_before(p, ns))
             log_line(LOG_WARNING, "nvme_of", "controller %s: %s: the second one is left out",
-                     h->name, h->scan_refused);
+                     p->host->name, p->scan_refused);
         else
-            h->nscan++;
+            p->nscan++;
     }
-    h->scan_at++;
+    p->scan_at++;
     return STEP_NEXT;
+}
+
+/* ---- asymmetric access ---- */
+
+/* Groups only: their state is all there is to learn, a namespace says its group itself. Piece by
+ * piece, each with the offset. */
+static bool ana_start(struct nof_path *p, struct tcp_cmd *cmd)
+{
+    uint32_t bytes;
+
+    if (!p->ctrl.ana || p->ana.have_bytes == p->ana.log_bytes)
+        return false;
+    if (p->ana.have_bytes == 0) {
+        free(p->ana.log);
+        p->ana.log = calloc(1, p->ana.log_bytes);
+        if (!p->ana.log) {
+            tcp_fail(&p->admin, -ENOMEM, "no memory for the log of %u ANA groups",
+                     p->ctrl.ana_groups);
+            return false;
+        }
+    }
+    bytes = (uint32_t)MIN(p->ana.log_bytes - p->ana.have_bytes, sizeof(p->buf));
+    memset(p->buf, 0, sizeof(p->buf));
+    cmd->sqe.opc = NVME_ADMIN_GET_LOG_PAGE;
+    cmd->sqe.nsid = le32_of(NVME_NSID_ALL);
+    cmd->sqe.cdw10 = le32_of(NVME_LOG_ANA | NVME_LOG_ANA_RGO | (bytes / 4 - 1) << 16);
+    cmd->sqe.cdw12 = le32_of((uint32_t)p->ana.have_bytes);
+    data(p, cmd, bytes, true);
+    return true;
+}
+
+static int ana_end(struct nof_path *p, const struct nvme_cqe *cqe, struct err *err)
+{
+    size_t bytes = p->iov.iov_len;
+
+    memcpy(p->ana.log + p->ana.have_bytes, p->buf, bytes);
+    p->ana.have_bytes += bytes;
+    if (p->ana.have_bytes < p->ana.log_bytes)
+        return STEP_MORE;
+    return nof_ana_parse(p->ana.log, p->ana.log_bytes, &p->ana, err);
 }
 
 enum step_index {
@@ -315,6 +367,7 @@ enum step_index {
     STEP_LIST,
     STEP_NS,
     STEP_DESCS,
+    STEP_ANA,
     STEPS,
 };
 
@@ -331,123 +384,177 @@ static const struct step steps[STEPS] = {
     [STEP_LIST] = {"Identify (active namespaces)", list_start, list_end},
     [STEP_NS] = {"Identify Namespace", ns_start, ns_end},
     [STEP_DESCS] = {"Identify (namespace descriptors)", descs_start, descs_end},
+    [STEP_ANA] = {"Get Log Page (Asymmetric Namespace Access)", ana_start, ana_end},
 };
 
 /* ---- running the steps ---- */
 
-static void step_answer(struct nvme_of_host *h, uint16_t status, const struct nvme_cqe *cqe);
+static void step_answer(struct nof_path *p, uint16_t status, const struct nvme_cqe *cqe);
 static const struct errand step_errand = {step_answer};
 
-static void steps_over(struct nvme_of_host *h)
+/* While a group changes the log is looked at again, but not for longer than the controller said. */
+static void ana_again(struct timer *t)
+{
+    struct nof_path *p = container_of(t, struct nof_path, ana_timer);
+    uint64_t limit_ms = 1000ULL * MAX(p->ctrl.anatt_s, 1);
+
+    if (reactor_now_us(p->host->of->control) - p->ana_since_us > 1000 * limit_ms)
+        tcp_fail(&p->admin, -ETIMEDOUT, "an ANA group changes for longer than %llu ms (ANATT)",
+                 (unsigned long long)limit_ms);
+    else
+        steps_read_ana(p);
+}
+
+static void watch_ana(struct nof_path *p)
+{
+    struct reactor *r = p->host->of->control;
+
+    if (!p->ctrl.ana || !nof_ana_changes(&p->ana)) {
+        p->ana_since_us = 0;
+        timer_cancel(&p->ana_timer);
+        return;
+    }
+    if (!p->ana_since_us)
+        p->ana_since_us = reactor_now_us(r);
+    timer_arm(r, &p->ana_timer, ANA_POLL_MS, ana_again);
+}
+
+static void steps_over(struct nof_path *p)
 {
     struct err err;
 
-    if (h->scanning) {
-        h->scanning = false;
-        host_rescanned(h);
-        admin_want_events(h);
-        if (h->rescan_wanted)
-            steps_rescan(h);
+    watch_ana(p);
+    if (p->scanning) {
+        bool ana_only = p->ana_only;
+
+        p->scanning = p->ana_only = false;
+        if (ana_only)
+            host_ana_read(p);
+        else
+            host_rescanned(p);
+    } else if (host_set_up(p, &err)) {
+        tcp_fail(&p->admin, err.code, "%s", err.msg);
         return;
     }
-    if (host_set_up(h, &err)) {
-        tcp_fail(&h->admin, err.code, "%s", err.msg);
-        return;
-    }
-    admin_want_events(h);
-    if (h->rescan_wanted)
-        steps_rescan(h);
+    admin_want_events(p);
+    if (p->rescan_wanted)
+        steps_rescan(p);
+    else if (p->ana_wanted)
+        steps_read_ana(p);
 }
 
-static void run_step(struct nvme_of_host *h)
+static void run_step(struct nof_path *p)
 {
-    while (h->step < STEPS) {
-        struct tcp_cmd *cmd = admin_cmd(h, 0, &step_errand);
+    while (p->step < STEPS) {
+        struct tcp_cmd *cmd = admin_cmd(p, 0, &step_errand);
 
         if (!cmd)
             return;
-        if (steps[h->step].start(h, cmd)) {
-            tcp_submit(&h->admin, cmd);
-            tcp_flush(&h->admin);
+        if (steps[p->step].start(p, cmd)) {
+            tcp_submit(&p->admin, cmd);
+            tcp_flush(&p->admin);
             return;
         }
-        tcp_cmd_put(&h->admin, cmd);
-        h->step++;
+        tcp_cmd_put(&p->admin, cmd);
+        p->step++;
     }
-    steps_over(h);
+    steps_over(p);
 }
 
 static void step_again(struct timer *t)
 {
-    run_step(container_of(t, struct nvme_of_host, step_timer));
+    run_step(container_of(t, struct nof_path, step_timer));
 }
 
-static bool tolerated(struct nvme_of_host *h, uint16_t status)
+static bool tolerated(struct nof_path *p, uint16_t status)
 {
-    switch (h->step) {
+    switch (p->step) {
     case STEP_DESCS: /* before NVMe 1.3; the identity comes from Identify Namespace then */
-        memset(h->buf, 0, NVME_IDENTIFY_BYTES);
-        return h->vs < 0x00010300;
+        memset(p->buf, 0, NVME_IDENTIFY_BYTES);
+        return p->vs < 0x00010300;
     case STEP_EVENTS:
     case STEP_CHANGED:
         return true;
     case STEP_NS: /* gone between list and question */
-        memset(h->buf, 0, NVME_IDENTIFY_BYTES);
+        memset(p->buf, 0, NVME_IDENTIFY_BYTES);
         return (status & NVME_STATUS_MASK) == NVME_SC_INVALID_NAMESPACE;
     default:
         return false;
     }
 }
 
-static void step_answer(struct nvme_of_host *h, uint16_t status, const struct nvme_cqe *cqe)
+static void step_answer(struct nof_path *p, uint16_t status, const struct nvme_cqe *cqe)
 {
-    const struct step *step = &steps[h->step];
+    const struct step *step = &steps[p->step];
     struct err err = {0};
     char text[160];
     int rc;
 
-    if (status && !tolerated(h, status)) {
-        if (h->step == STEP_CONNECT)
+    if (status && !tolerated(p, status)) {
+        if (p->step == STEP_CONNECT)
             nof_connect_text(status, le32_get(cqe->dw0), text, sizeof(text));
         else
             nof_status_text(status, text, sizeof(text));
-        tcp_fail(&h->admin, -EIO, "%s: %s", step->name, text);
+        tcp_fail(&p->admin, -EIO, "%s: %s", step->name, text);
         return;
     }
-    rc = step->end(h, cqe, &err);
+    rc = step->end(p, cqe, &err);
     if (rc < 0) {
-        tcp_fail(&h->admin, rc, "%s: %s", step->name, err.msg);
+        tcp_fail(&p->admin, rc, "%s: %s", step->name, err.msg);
         return;
     }
     if (rc == STEP_AGAIN) {
-        timer_arm(h->of->control, &h->step_timer, RDY_POLL_MS, step_again);
+        timer_arm(p->host->of->control, &p->step_timer, RDY_POLL_MS, step_again);
         return;
     }
-    h->step = h->step == STEP_DESCS ? STEP_NS : h->step + 1; /* the next namespace */
-    run_step(h);
+    if (p->step == STEP_DESCS && p->scan_at < p->nscan_nsids)
+        p->step = STEP_NS; /* the next namespace */
+    else if (rc != STEP_MORE)
+        p->step++;
+    run_step(p);
 }
 
-void steps_rescan(struct nvme_of_host *h)
+static bool steps_can_run(const struct nof_path *p)
 {
-    if (h->phase != HOST_READY || h->scanning || h->deleting) {
-        h->rescan_wanted = true;
-        return;
-    }
-    h->rescan_wanted = false;
-    h->scanning = true;
-    h->step = STEP_CHANGED;
-    run_step(h);
+    return p->phase == PATH_READY && !p->scanning && !p->leaving;
 }
 
-void steps_start(struct nvme_of_host *h)
+static void run_from(struct nof_path *p, enum step_index step, bool ana_only)
 {
-    h->phase = HOST_SETTING_UP;
-    h->step = STEP_CONNECT;
-    run_step(h);
+    p->scanning = true;
+    p->ana_only = ana_only;
+    p->ana_wanted = false;
+    p->ana.have_bytes = 0;
+    p->step = step;
+    run_step(p);
 }
 
-void steps_stop(struct nvme_of_host *h)
+void steps_rescan(struct nof_path *p)
 {
-    timer_cancel(&h->step_timer);
-    h->scanning = h->rescan_wanted = false;
+    p->rescan_wanted = !steps_can_run(p);
+    if (!p->rescan_wanted)
+        run_from(p, STEP_CHANGED, false);
+}
+
+void steps_read_ana(struct nof_path *p)
+{
+    p->ana_wanted = p->ctrl.ana && !steps_can_run(p);
+    if (p->ctrl.ana && !p->ana_wanted)
+        run_from(p, STEP_ANA, true);
+}
+
+void steps_start(struct nof_path *p)
+{
+    p->phase = PATH_SETTING_UP;
+    p->ana.have_bytes = 0;
+    p->step = STEP_CONNECT;
+    run_step(p);
+}
+
+void steps_stop(struct nof_path *p)
+{
+    timer_cancel(&p->step_timer);
+    timer_cancel(&p->ana_timer);
+    p->scanning = p->rescan_wanted = p->ana_only = p->ana_wanted = false;
+    p->ana_since_us = 0;
 }
