@@ -86,7 +86,7 @@ class Programs:
             # Its own session: a Ctrl-C of the test run ends the tests first, and they end these.
             return subprocess.Popen([program(name)] + [str(a) for a in args], stdin=subprocess.DEVNULL,
                                     stdout=out, stderr=subprocess.STDOUT, env=self.env,
-                                    start_new_session=True)
+                                    cwd=self.tmpdir, start_new_session=True)  # core dumps go there
 
     def _wait(self, what, ready, process, log):
         deadline = time.monotonic() + START_SECONDS
