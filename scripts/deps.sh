@@ -57,6 +57,8 @@ libiscsi-bin iSCSI conformance tools
 qemu-utils qemu-img and qemu-storage-daemon as vhost-user-blk peers
 qemu-system-common qemu-storage-daemon's vhost-user-blk export
 iproute2 network namespaces and veth pairs
+gcc-aarch64-linux-gnu cross-build
+qemu-user-static runs what that made
 debian-archive-keyring verifies what tests/guest/cache.py downloads
 LIST
         ;;
