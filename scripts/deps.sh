@@ -59,6 +59,7 @@ qemu-system-common qemu-storage-daemon's vhost-user-blk export
 iproute2 network namespaces and veth pairs
 gcc-aarch64-linux-gnu cross-build
 qemu-user-static runs what that made
+cppcheck static checks
 debian-archive-keyring verifies what tests/guest/cache.py downloads
 LIST
         ;;
