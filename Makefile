@@ -7,7 +7,7 @@ DESTDIR ?=
 PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := all
-.PHONY: all demo test check-fast soak install clean help
+.PHONY: all demo test check-fast check-debian13 check-aarch64 analyze soak install clean help
 
 all: ## build everything into build/ (installs the Debian packages this needs, if any is missing)
 	@scripts/build.sh $(BUILD_DIR)
@@ -26,6 +26,19 @@ check-fast: ## style, unit, rpc and wire tests: a few minutes
 	@scripts/build.sh $(BUILD_DIR)
 	@$(PYTHON) tests/run --fast
 
+check-debian13: ## build and test with Debian 13's compilers, in a file tree of its own: 4 minutes
+	@scripts/deps.sh test
+	@$(PYTHON) tests/portability/debian13.py
+
+check-aarch64: ## cross-build for aarch64; all unit, wire and recovery tests under qemu-user
+	@scripts/deps.sh build test
+	@$(PYTHON) tests/run --suite unit-aarch64-all --suite wire-aarch64-all --suite recovery-aarch64
+
+analyze: ## gcc -fanalyzer and cppcheck; what they find wrongly is explained in tests/style/analyze_exceptions.txt
+	@scripts/deps.sh build test
+	@scripts/build.sh $(BUILD_DIR)
+	@BUILD_DIR=$(BUILD_DIR) $(PYTHON) tests/style/analyze.py
+
 soak: ## kill and recovery rounds for SOAK_MINUTES (default 60)
 	@scripts/deps.sh build test
 	@scripts/build.sh $(BUILD_DIR)
@@ -36,7 +49,7 @@ install: ## install below $(DESTDIR)$(prefix)
 	@meson install -C $(BUILD_DIR) --no-rebuild $(if $(DESTDIR),--destdir $(abspath $(DESTDIR)))
 
 clean: ## remove the build directories
-	rm -rf $(BUILD_DIR) build-asan build-tsan
+	rm -rf $(BUILD_DIR) build-asan build-tsan build-debian13 build-aarch64
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

@@ -16,6 +16,7 @@ Groups:
 
 Options:
   --check     install nothing: list what is missing, exit 1 if anything is
+  --list      install nothing: print the names of the groups' packages
   -h, --help  this text
 
 Packages come from the distribution this machine's apt is set up for. Root, or
@@ -56,6 +57,9 @@ libiscsi-bin iSCSI conformance tools
 qemu-utils qemu-img and qemu-storage-daemon as vhost-user-blk peers
 qemu-system-common qemu-storage-daemon's vhost-user-blk export
 iproute2 network namespaces and veth pairs
+gcc-aarch64-linux-gnu cross-build
+qemu-user-static runs what that made
+cppcheck static checks
 debian-archive-keyring verifies what tests/guest/cache.py downloads
 LIST
         ;;
@@ -141,11 +145,13 @@ listing() {
 
 main() {
     check=0
+    list=0
     groups=
     for arg in "$@"; do
         case $arg in
         -h | --help) usage; exit 0 ;;
         --check) check=1 ;;
+        --list) list=1 ;;
         all) groups="$groups build test guest" ;;
         build | test | guest) groups="$groups $arg" ;;
         *)
@@ -155,6 +161,10 @@ main() {
         esac
     done
     [ -n "$groups" ] || { usage >&2; exit 2; }
+    if [ "$list" -eq 1 ]; then
+        for group in $groups; do packages_of "$group"; done | cut -d' ' -f1 | sort -u
+        exit 0
+    fi
     if ! command -v dpkg-query >/dev/null 2>&1 || ! command -v apt-get >/dev/null 2>&1; then
         echo "deps.sh: no apt here: install by hand what --help's groups stand for" >&2
         exit 1

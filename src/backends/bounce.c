@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "backends/file.h"
 
+#include "base/undumped.h"
+
 #include <stdlib.h>
 
 enum { BOUNCE_ALIGN = BACKEND_BLOCK_MAX };
@@ -14,8 +16,10 @@ char *bounce_get(struct bounce_pool *pool)
     if (pool->made == BOUNCE_MAX)
         return NULL;
     buf = aligned_alloc(BOUNCE_ALIGN, BOUNCE_BYTES);
-    if (buf)
-        pool->made++;
+    if (!buf)
+        return NULL;
+    undumped_mark(buf, BOUNCE_BYTES); /* whole pages, all its own */
+    pool->made++;
     return buf;
 }
 

@@ -153,12 +153,14 @@ static bool ask_alignment(int fd, struct dioalign *ret)
 static bool direct_works(const struct file_disk *d, int fd)
 {
     size_t align = d->mem_align < 512 ? 512 : d->mem_align;
-    void *buf = aligned_alloc(align, MAX(align, d->block_bytes));
+    size_t bytes = MAX(align, d->block_bytes);
+    void *buf = aligned_alloc(align, bytes);
     bool works;
 
     if (!buf)
         return false;
     works = pread(fd, buf, d->block_bytes, 0) >= 0 || errno != EINVAL;
+    explicit_bzero(buf, bytes); /* a core dump would hold it */
     free(buf);
     return works;
 }

@@ -475,6 +475,19 @@ static void a_part_of_a_block_at_the_end_is_not_used(void **state)
     assert_int_equal(bdev_get_info(b->bd).block_bytes, 512);
 }
 
+/* A user-mode emulator has no io_uring, and a container's filter may refuse it. */
+static bool can_run(void)
+{
+    struct io_uring probe;
+    int rc = io_uring_queue_init(1, &probe, 0);
+
+    if (rc < 0)
+        printf("skipped: no io_uring here (%s), and files need it\n", strerror(-rc));
+    else
+        io_uring_queue_exit(&probe);
+    return rc == 0 || (rc != -ENOSYS && rc != -EPERM);
+}
+
 int main(void)
 {
 #define with_bench(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -497,5 +510,5 @@ int main(void)
         with_bench(a_part_of_a_block_at_the_end_is_not_used),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return can_run() ? cmocka_run_group_tests(tests, NULL, NULL) : 77;
 }

@@ -2,6 +2,7 @@
 #include "backends/backends.h"
 #include "backends/check.h"
 #include "base/fd.h"
+#include "base/undumped.h"
 #include "runtime/ring.h"
 
 #include <assert.h>
@@ -191,7 +192,7 @@ static int map_memory(struct malloc_disk *d, const struct malloc_opts *opts, str
         return err_set(err, -errno, "bdev '%s': cannot map %llu bytes: %s", opts->name,
                        (unsigned long long)d->bytes, strerror(errno));
     }
-    madvise(d->mem, d->bytes, MADV_DONTDUMP);
+    undumped_mark(d->mem, d->bytes);
     madvise(d->mem, d->bytes, MADV_DONTFORK);
     return 0;
 }

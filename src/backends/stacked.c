@@ -2,6 +2,7 @@
 #include "backends/stacked.h"
 
 #include "backends/check.h"
+#include "base/undumped.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -9,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK_IOS = 64, COPY_ALIGN = 4096 };
+enum { CHUNK_IOS = 64 };
 
 struct stacked_chunk {
     struct stacked_chunk *next;
@@ -154,7 +155,7 @@ static void give_back(struct stacked_io *io, int rc)
 
     if (ch->ending)
         ch->ending(io, rc);
-    free(io->copy);
+    undumped_free(io->copy, io->copy_iov.iov_len);
     list_prepend(&ch->free, &io->node); /* the warm one first */
 }
 
@@ -229,8 +230,7 @@ int stacked_copy(struct stacked_io *io)
         return 0;
     for (int i = 0; i < outer->iovcnt; i++)
         bytes += outer->iov[i].iov_len;
-    /* As direct I/O likes it. */
-    io->copy = aligned_alloc(COPY_ALIGN, (bytes + COPY_ALIGN - 1) / COPY_ALIGN * COPY_ALIGN);
+    io->copy = undumped_alloc(bytes); /* aligned as direct I/O likes it */
     if (!io->copy)
         return -ENOMEM;
     iov_to_buf(outer, 0, io->copy, bytes);

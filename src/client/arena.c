@@ -2,6 +2,7 @@
 #include "client/arena.h"
 
 #include "base/fd.h"
+#include "base/undumped.h"
 
 #include <errno.h>
 #include <sys/mman.h>
@@ -24,6 +25,7 @@ int arena_open(struct arena *a, const char *name, uint64_t bytes, uint64_t base)
         fd_close(&a->fd);
         return rc;
     }
+    undumped_mark(p, a->bytes);
     a->at = p;
     return 0;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "guest/guard.h"
 
+#include "base/undumped.h"
 #include "guest/memory.h"
 
 #include <errno.h>
@@ -93,6 +94,7 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
         if (mmap((void *)start, len, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED)
             break;
+        undumped_mark((void *)start, len); /* it still takes data of the disk */
         atomic_store(&g->poisoned, true);
         atomic_store(&any_poisoned, true);
         errno = saved;

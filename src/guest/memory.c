@@ -2,6 +2,7 @@
 #include "guest/memory.h"
 
 #include "base/checked.h"
+#include "base/undumped.h"
 #include "base/util.h"
 #include "guest/guard.h"
 
@@ -56,7 +57,7 @@ struct guest_region *guest_region_open(uint32_t id, uint64_t gpa, uint64_t size_
         free(region);
         return NULL;
     }
-    madvise(region->host, size_bytes, MADV_DONTDUMP);
+    undumped_mark(region->host, size_bytes);
     madvise(region->host, size_bytes, MADV_DONTFORK);
     guard_add(region->host, size_bytes);
     return region;

@@ -3,9 +3,10 @@
  * Room for the data of commands that do not come in capsules. */
 #include "nvmf/inside.h"
 
+#include "base/undumped.h"
+
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
 int buffers_init(struct buffers *b, uint32_t each, unsigned count)
 {
@@ -13,12 +14,10 @@ int buffers_init(struct buffers *b, uint32_t each, unsigned count)
     b->free = calloc(count, sizeof(*b->free));
     if (!b->free)
         return -ENOMEM;
-    b->at = mmap(NULL, b->map_bytes, PROT_READ | PROT_WRITE,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (b->at == MAP_FAILED) {
+    b->at = undumped_alloc(b->map_bytes);
+    if (!b->at) {
         free(b->free);
         b->free = NULL;
-        b->at = NULL;
         return -ENOMEM;
     }
     b->each = each;

@@ -3,10 +3,11 @@
  * PDUs from the host, and the commands they carry, until there is an answer. */
 #include "nvmf/inside.h"
 
+#include "base/undumped.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 static struct nvmf_conn *conn_of(struct nvme_tcp_stream *s)
 {
@@ -32,10 +33,8 @@ int conn_make_slots(struct nvmf_conn *c, unsigned depth, uint32_t inline_bytes)
     c->cmds = calloc(depth, sizeof(*c->cmds));
     if (!c->cmds)
         return -ENOMEM;
-    c->inline_at = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (c->inline_at == MAP_FAILED) {
-        c->inline_at = NULL;
+    c->inline_at = undumped_alloc(bytes);
+    if (!c->inline_at) {
         free(c->cmds);
         c->cmds = NULL;
         return -ENOMEM;
@@ -57,8 +56,7 @@ void conn_free_slots(struct nvmf_conn *c)
             cmd_free(&c->cmds[i]);
     if (c->first.state != CMD_FREE)
         cmd_free(&c->first);
-    if (c->inline_at)
-        munmap(c->inline_at, c->inline_map_bytes);
+    undumped_free(c->inline_at, c->inline_map_bytes);
     free(c->cmds);
     c->inline_at = NULL;
     c->cmds = NULL;

@@ -5,6 +5,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/undumped.h"
 
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -38,7 +39,10 @@ static void gone(struct mail *m)
 
 static void free_it(struct mail *m)
 {
-    free(container_of(m, struct nvmf_conn, life));
+    struct nvmf_conn *c = container_of(m, struct nvmf_conn, life);
+
+    undumped_free(c->buf, CONN_BUF_BYTES);
+    free(c);
 }
 
 void conn_free(struct nvmf_conn *c)
@@ -226,9 +230,9 @@ static void begin(struct mail *m)
     nvme_tcp_stream_begin(&c->stream, fd, false);
     c->stream.rules.max_capsule_bytes = sizeof(c->first_data);
     c->stream.buf = c->buf;
-    c->stream.buf_bytes = sizeof(c->buf);
+    c->stream.buf_bytes = CONN_BUF_BYTES;
     c->stream.scratch = c->shard->scratch;
-    c->stream.scratch_bytes = sizeof(c->shard->scratch);
+    c->stream.scratch_bytes = SCRATCH_BYTES;
     c->stream.ops = &conn_stream_ops;
     if (watch_add(c->shard->reactor, &c->watch, fd, EPOLLIN, ready) < 0) {
         conn_fail(c, "it cannot be watched");
@@ -277,6 +281,13 @@ void conn_create(struct nvmf_target *t, struct nvmf_port *port, int fd, const ch
         log_limited(&life_limit, LOG_WARNING, "nvmf",
                     "host %s is refused: %u connections, %u of them new, the limits are %d and %d",
                     peer, t->nconns, t->nnew, CONN_MAX, CONN_MAX_NEW);
+        close(fd);
+        return;
+    }
+    c->buf = undumped_alloc(CONN_BUF_BYTES);
+    if (!c->buf) {
+        log_limited(&life_limit, LOG_WARNING, "nvmf", "host %s is refused: no memory", peer);
+        free(c);
         close(fd);
         return;
     }

@@ -21,9 +21,10 @@ struct nvmf_port;
 
 enum {
     CONN_BUF_BYTES = 32768, /* many capsules a system call */
-    CONN_MAX = 4096,        /* connections of the target */
-    CONN_MAX_NEW = 256,     /* of them, those that have not said which queue they are */
-    CONN_NEW_ENOUGH = 128,  /* from here on each new one is the end of the oldest of those */
+    SCRATCH_BYTES = 16384,
+    CONN_MAX = 4096,       /* connections of the target */
+    CONN_MAX_NEW = 256,    /* of them, those that have not said which queue they are */
+    CONN_NEW_ENOUGH = 128, /* from here on each new one is the end of the oldest of those */
 };
 
 /* ---- buffer.c: data of commands, one pool a reactor ---- */
@@ -48,7 +49,7 @@ struct shard {
     struct buffers buffers;
     unsigned nconns; /* control: placed here */
     struct mail start;
-    char scratch[16384]; /* data nobody wants */
+    char *scratch; /* of SCRATCH_BYTES, for data nobody wants */
     /* Written here, read by control. */
     _Atomic uint64_t admin_queues, io_queues, current_admin, current_io, pending, completed, waited;
 };
@@ -144,7 +145,7 @@ struct nvmf_conn {
     char first_data[sizeof(struct nvme_fabrics_connect_data)];
     _Alignas(8) char ic_resp[NVME_TCP_IC_BYTES];
     unsigned ic_left;
-    char buf[CONN_BUF_BYTES];
+    char *buf; /* of CONN_BUF_BYTES */
 
     /* read by control: when something came last, monotonic ms */
     _Atomic uint64_t active_ms;

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "nvmf/inside.h"
 
+#include "base/undumped.h"
+
 #include <errno.h>
 #include <stdlib.h>
 
@@ -18,6 +20,7 @@ enum { BUFFER_BYTES = 64 << 20, PAGE = 4096, MAX_IO = 1 << 20, MAX_CAPSULE = 64 
 struct nvmf_target *nvmf_create(const struct nvmf_opts *opts)
 {
     struct nvmf_target *t = calloc(1, sizeof(*t));
+    bool made = true;
 
     if (!t)
         return NULL;
@@ -28,7 +31,14 @@ struct nvmf_target *nvmf_create(const struct nvmf_opts *opts)
     list_init(&t->new_conns);
     list_init(&t->discovery);
     t->shards = calloc(opts->nreactors, sizeof(*t->shards));
-    if (!t->shards) {
+    for (unsigned i = 0; t->shards && i < opts->nreactors; i++) {
+        t->shards[i].scratch = undumped_alloc(SCRATCH_BYTES);
+        made = made && t->shards[i].scratch;
+    }
+    if (!t->shards || !made) {
+        for (unsigned i = 0; t->shards && i < opts->nreactors; i++)
+            undumped_free(t->shards[i].scratch, SCRATCH_BYTES);
+        free(t->shards);
         free(t);
         return NULL;
     }

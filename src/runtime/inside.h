@@ -28,6 +28,7 @@ struct reactor {
 
     struct ring *ring;
     int epoll_fd, wake_fd;
+    bool no_pwait2; /* the kernel has said so */
     struct watch wake;
     pthread_t thread;
     bool spawned;

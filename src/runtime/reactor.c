@@ -6,6 +6,7 @@
 #include "runtime/inside.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
@@ -167,6 +168,25 @@ void watch_remove(struct reactor *r, struct watch *w)
             r->events[i].data.ptr = NULL;
 }
 
+/* Waits for at most timeout (NULL: as long as it takes). A kernel before 5.11, or a filter that
+ * knows no newer system calls, lacks epoll_pwait2: then the epoll itself is what is polled. */
+static int wait_events(struct reactor *r, struct epoll_event *events,
+                       const struct timespec *timeout)
+{
+    struct pollfd epoll = {.fd = r->epoll_fd, .events = POLLIN};
+
+    if (!r->no_pwait2) {
+        int n = epoll_pwait2(r->epoll_fd, events, EVENTS_PER_TURN, timeout, NULL);
+
+        if (n >= 0 || (errno != ENOSYS && errno != EPERM))
+            return n;
+        r->no_pwait2 = true;
+    }
+    if (ppoll(&epoll, 1, timeout, NULL) <= 0)
+        return 0;
+    return epoll_wait(r->epoll_fd, events, EVENTS_PER_TURN, 0);
+}
+
 static unsigned run_watches(struct reactor *r, int64_t timeout_us)
 {
     struct timespec ts = {timeout_us / 1000000, (timeout_us % 1000000) * 1000};
@@ -174,7 +194,7 @@ static unsigned run_watches(struct reactor *r, int64_t timeout_us)
     unsigned done = 0;
     int n;
 
-    n = epoll_pwait2(r->epoll_fd, events, EVENTS_PER_TURN, timeout_us < 0 ? NULL : &ts, NULL);
+    n = wait_events(r, events, timeout_us < 0 ? NULL : &ts);
     if (n <= 0)
         return 0;
     r->events = events;

@@ -7,25 +7,25 @@ Several callers at once are safe: the first builds, the others wait for it.
 """
 
 import argparse
-import fcntl
 import hashlib
-import os
 import platform
 import re
 import shutil
 import struct
 import sys
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import initramfs
-import stubs
-from apt import Apt, AptError, run, unpack
-
 HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "lib")]
+
+import component  # noqa: E402  (needs the path above)
+import initramfs  # noqa: E402
+import stubs  # noqa: E402
+from apt import Apt, AptError, run, unpack  # noqa: E402
+from component import CacheError, say  # noqa: E402
+
 ROOT_PACKAGES = """
     base-files bash dash busybox coreutils kmod qemu-system-x86 qemu-system-common qemu-utils
     seabios qemu-block-extra libblkio1
@@ -43,10 +43,6 @@ SOURCES = {
 }
 
 
-class CacheError(Exception):
-    """The cache cannot be built here; says why."""
-
-
 @dataclass
 class Kernel:
     """A kernel ready for -kernel, and the initramfs that fits it."""
@@ -58,16 +54,7 @@ class Kernel:
 
 def folder() -> Path:
     """The cache folder; it may not exist yet."""
-    outer = os.environ.get("OPENSNAP_CACHE")
-    if not outer:
-        home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        outer = f"{home}/opensnap"
-    return Path(outer) / "guest"
-
-
-def say(text: str) -> None:
-    """A progress line; on stderr, pytest shows it for a failing test."""
-    print(f"guest cache: {text}", file=sys.stderr, flush=True)
+    return component.folder("guest")
 
 
 def _recipe(kind: str, *words: str) -> str:
@@ -77,52 +64,8 @@ def _recipe(kind: str, *words: str) -> str:
     return digest.hexdigest()[:16]
 
 
-@contextmanager
-def _locked(home: Path):
-    home.mkdir(parents=True, exist_ok=True)
-    with open(home / "lock", "w", encoding="ascii") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another builder")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _fresh(target: Path, recipe: str) -> bool:
-    stamp = target / "stamp"
-    return stamp.exists() and stamp.read_text() == recipe
-
-
 def _component(name: str, recipe: str, build) -> Path:
-    """Builds folder()/name by build(scratch folder) unless its stamp says it is current."""
-    target = folder() / name
-    if _fresh(target, recipe):
-        return target
-    try:
-        with _locked(folder()):
-            if not _fresh(target, recipe):
-                _rebuild(target, recipe, build)
-    except (AptError, OSError) as failed:
-        raise CacheError(f"cannot build {name}: {failed}") from failed
-    return target
-
-
-def _rebuild(target: Path, recipe: str, build) -> None:
-    """Builds beside the target and then swaps: a torn build is never taken for a good one."""
-    start = time.monotonic()
-    say(f"building {target.name}")
-    scratch, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
-    for leftover in (scratch, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    build(scratch)
-    (scratch / "stamp").write_text(recipe)
-    if target.exists():
-        target.rename(old)
-    scratch.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-    say(f"{target.name} done in {time.monotonic() - start:.0f} s")
+    return component.component(folder(), name, recipe, build, AptError)
 
 
 def _apt(suite: str) -> Apt:

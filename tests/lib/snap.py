@@ -18,12 +18,15 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "rpc"))
 from client import Client, RpcError, RpcTimeout  # noqa: E402,F401
 
 START_SECONDS = 20
 STOP_SECONDS = 10
+NOT_EMULATED = {"bdev_aio_create": "it has no io_uring", "bdev_uring_create": "it has no io_uring"}
 SANITIZER_REPORTS = ("AddressSanitizer", "runtime error:", "LeakSanitizer", "ThreadSanitizer")
 
 
@@ -86,7 +89,7 @@ class Programs:
             # Its own session: a Ctrl-C of the test run ends the tests first, and they end these.
             return subprocess.Popen([program(name)] + [str(a) for a in args], stdin=subprocess.DEVNULL,
                                     stdout=out, stderr=subprocess.STDOUT, env=self.env,
-                                    start_new_session=True)
+                                    cwd=self.tmpdir, start_new_session=True)  # core dumps go there
 
     def _wait(self, what, ready, process, log):
         deadline = time.monotonic() + START_SECONDS
@@ -151,6 +154,8 @@ class Programs:
 
     # ---- RPC ----
     def rpc(self, method, /, _timeout=30.0, **params):
+        if method in NOT_EMULATED and os.environ.get("EMULATED"):
+            pytest.skip(f"{method} does not work under {os.environ['EMULATED']}: {NOT_EMULATED[method]}")
         with Client(self.rpc_socket, timeout=_timeout) as c:
             return c.call(method, params or None)
 

@@ -70,6 +70,8 @@ static void submit(struct request *r)
 
     if (r->req.op == BDEV_READ || r->req.op == BDEV_WRITE) {
         r->buf = malloc(bytes);
+        if (!r->buf)
+            abort();
         memset(r->buf, r->byte, bytes);
         r->iov = (struct iovec){r->buf, bytes};
         r->req.iov = &r->iov;

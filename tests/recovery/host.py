@@ -35,9 +35,7 @@ class RecoverySnap(Snap):
             for i, function in enumerate(self.functions(kind)[:count]):
                 name, vuid = f"{kind.capitalize()}{i}", function["vuid"]
                 if i % 2 == 0:
-                    path = Path(self.tmpdir) / f"{name}.img"
-                    path.write_bytes(bytes(blocks * block))
-                    self.rpc("bdev_uring_create", name=name, filename=str(path), block_size=block)
+                    self.slow_bdev(name, Path(self.tmpdir) / f"{name}.img", blocks * block, block)
                 else:
                     self.rpc("bdev_malloc_create", name=name, block_size=block, num_blocks=blocks)
                 ctrl = f"Ctrl{name}"
@@ -51,14 +49,24 @@ class RecoverySnap(Snap):
                 disks.append((kind, ctrl, socket_path))
         return disks
 
-    def file_disk(self, pf=0, size=64 * MIB, block=512, name=None):
-        """A disk on a file with O_DIRECT, preallocated. Returns its path."""
-        path = Path(self.tmpdir) / f"disk{pf}.img"
+    def slow_bdev(self, name, path, size, block=512):
+        """Whose requests stay in flight for a while: a file, preallocated, with O_DIRECT. Under an emulator, which has no
+        io_uring, memory with a delay on it. Returns the file's path or None."""
+        if os.environ.get("EMULATED"):
+            self.rpc("bdev_malloc_create", name=f"{name}Base", block_size=block, num_blocks=size // block)
+            latency = {f"{kind}_{op}_latency": 5000 for kind in ("avg", "p99") for op in ("read", "write")}
+            self.rpc("bdev_delay_create", name=name, base_bdev_name=f"{name}Base", **latency)
+            return None
         with open(path, "wb") as f:
-            for _ in range(size // MIB):
-                f.write(bytes(MIB))
-        name = name or f"File{pf}"
+            for at in range(0, size, MIB):
+                f.write(bytes(min(MIB, size - at)))
         self.rpc("bdev_uring_create", name=name, filename=str(path), block_size=block)
+        return path
+
+    def file_disk(self, pf=0, size=64 * MIB, block=512, name=None):
+        """A disk on a slow_bdev(). Returns the file's path, if it has one."""
+        name = name or f"File{pf}"
+        path = self.slow_bdev(name, Path(self.tmpdir) / f"disk{pf}.img", size, block)
         self.nvme_disk(bdev=name, nqn=f"nqn.2024-01.io.opensnap:r{pf}", pf_id=pf, ctrl_id=f"Ctrl{pf}")
         self.wait_accepts(pf)
         return path

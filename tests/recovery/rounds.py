@@ -64,7 +64,7 @@ def three_disks(snap, tmpdir, backends=("file", "file", "malloc"), depth=32, bs=
     for pf, backend in enumerate(backends):
         if backend == "file":
             image = snap.file_disk(pf)
-            noise = noise or Noise(image, 3)
+            noise = noise or (Noise(image, 3) if image else None)
         else:
             snap.malloc_disk(pf)
     try:
@@ -89,12 +89,14 @@ def one_client(snap, tmpdir, nvme=8, vblk=8, depth=16, bs="16k", missing=20, rat
     disks = snap.fleet(nvme, vblk)
     words = [f"{path},{s[i % len(s)]}" for s, kind in ((NVME_SETTINGS, "NVME"), (settings, "VBLK"))
              for i, path in enumerate(p for k, _, p in disks if k == kind)]
-    noise = Noise(tmpdir / f"{'Nvme' if nvme else 'Vblk'}0.img", 3)
+    image = tmpdir / f"{'Nvme' if nvme else 'Vblk'}0.img"
+    noise = Noise(image, 3) if image.exists() else None
     load = Load(words, tmpdir, "fleet", depth, bs, 1024, missing, ["--rate", str(rate), *extra] if rate else extra)
     try:
         yield [load], [ctrl for _, ctrl, _ in disks]
     finally:
-        noise.stop()
+        if noise:
+            noise.stop()
 
 
 def run(tmpdir, rounds, plan, programs=None, seed=None, missing=20, disks=three_disks, topology=None, **settings):

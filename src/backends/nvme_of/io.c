@@ -6,6 +6,7 @@
  * of arrival. */
 #include "backends/nvme_of/queue.h"
 #include "backends/nvme_of/status.h"
+#include "base/undumped.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -83,7 +84,7 @@ static void io_finish(struct nof_io *io, int rc)
     struct bdev_req *req = io->req;
 
     leave_list(io);
-    free(io->copy);
+    undumped_free(io->copy, io->copy_iov.iov_len);
     bdev_complete(req, rc);
 }
 
@@ -338,7 +339,7 @@ static bool make_copy(struct nof_io *io)
         return true;
     for (int i = 0; i < req->iovcnt; i++)
         bytes += req->iov[i].iov_len;
-    io->copy = malloc(MAX(bytes, (size_t)1));
+    io->copy = undumped_alloc(bytes);
     if (!io->copy)
         return false;
     for (int i = 0; i < req->iovcnt; i++) {

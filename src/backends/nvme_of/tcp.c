@@ -2,6 +2,7 @@
 #include "backends/nvme_of/tcp_inside.h"
 
 #include "base/fd.h"
+#include "base/undumped.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -42,15 +43,20 @@ int tcp_init(struct tcp_conn *c, struct reactor *r, unsigned depth, const struct
     c->ops = ops;
     nvme_tcp_stream_begin(&c->stream, -1, true);
     c->stream.ops = &tcp_stream_ops;
+    c->rx = undumped_alloc(TCP_RX_BYTES + TCP_SCRATCH_BYTES);
+    if (!c->rx)
+        return -ENOMEM;
     c->stream.buf = c->rx;
-    c->stream.buf_bytes = sizeof(c->rx);
-    c->stream.scratch = c->scratch;
-    c->stream.scratch_bytes = sizeof(c->scratch);
+    c->stream.buf_bytes = TCP_RX_BYTES;
+    c->stream.scratch = c->rx + TCP_RX_BYTES;
+    c->stream.scratch_bytes = TCP_SCRATCH_BYTES;
     list_init(&c->free);
     depth = MIN(depth, 1U << SLOT_BITS);
     c->cmds = calloc(depth, sizeof(*c->cmds));
-    if (!c->cmds)
+    if (!c->cmds) {
+        tcp_fini(c);
         return -ENOMEM;
+    }
     c->depth = depth;
     for (unsigned i = 0; i < depth; i++) {
         c->cmds[i].slot = (uint8_t)i;
@@ -62,6 +68,8 @@ int tcp_init(struct tcp_conn *c, struct reactor *r, unsigned depth, const struct
 
 void tcp_fini(struct tcp_conn *c)
 {
+    undumped_free(c->rx, TCP_RX_BYTES + TCP_SCRATCH_BYTES);
+    c->rx = NULL;
     free(c->cmds);
     c->cmds = NULL;
     c->depth = 0;

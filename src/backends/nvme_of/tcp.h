@@ -97,8 +97,7 @@ struct tcp_conn {
 
     struct tcp_cmd *rx_cmd; /* whose data are coming */
     uint8_t rx_flags;       /* of that PDU */
-    _Alignas(8) char rx[TCP_RX_BYTES];
-    char scratch[TCP_SCRATCH_BYTES];
+    char *rx;               /* TCP_RX_BYTES, and TCP_SCRATCH_BYTES behind them */
 };
 
 /* Allocates the slots (depth <= 128). 0 or -ENOMEM. */
