@@ -68,7 +68,7 @@ void conn_free_slots(struct nvmf_conn *c)
 static void drop_data(struct nvmf_cmd *cmd)
 {
     if (cmd->pooled)
-        buffers_put(&cmd->conn->shard->buffers, cmd->data);
+        share_give(cmd->conn->share, cmd->data);
     if (cmd->heap)
         free(cmd->data);
     cmd->pooled = cmd->heap = false;
@@ -108,6 +108,14 @@ bool cmd_data_overdue(struct nvmf_conn *c, uint32_t ticks)
 {
     for (unsigned i = 0; i < c->depth; i++)
         if (c->cmds[i].state == CMD_DATA && ++c->cmds[i].age_ticks > ticks)
+            return true;
+    return false;
+}
+
+bool cmd_awaits_data(const struct nvmf_conn *c)
+{
+    for (unsigned i = 0; i < c->depth; i++)
+        if (c->cmds[i].state == CMD_DATA && c->cmds[i].pooled)
             return true;
     return false;
 }
@@ -182,16 +190,15 @@ bool cmd_buffer(struct nvmf_cmd *cmd)
 {
     struct nvmf_conn *c = cmd->conn;
 
-    cmd->data = list_empty(&c->waiting) ? buffers_get(&c->shard->buffers) : NULL;
+    cmd->data = list_empty(&c->waiting) ? share_take(c->share) : NULL;
     if (cmd->data) {
         cmd->pooled = true;
         return true;
     }
     cmd->state = CMD_WAIT;
     count(&c->shard->waited, 1);
-    if (list_empty(&c->waiting))
-        list_append(&c->shard->starved, &c->starved_node);
     list_append(&c->waiting, &cmd->node);
+    share_wait(c);
     return false;
 }
 
@@ -222,7 +229,7 @@ static void with_buffer(struct nvmf_cmd *cmd)
 
 void cmd_go_on(struct nvmf_cmd *cmd)
 {
-    cmd->data = buffers_get(&cmd->conn->shard->buffers);
+    cmd->data = share_take(cmd->conn->share);
     cmd->pooled = true;
     with_buffer(cmd);
 }
@@ -477,6 +484,7 @@ static int on_data(struct nvme_tcp_stream *s, bool intact, struct nvme_tcp_fault
             cmd->status = NVME_SC_TRANSIENT_TRANSPORT;
         run(cmd);
     } else {
+        c->withheld_ticks = 0;
         cmd->rx_done += s->layout.data_bytes;
         if (cmd->rx_done < cmd->bytes)
             return 0;

@@ -9,22 +9,6 @@ static unsigned nothing_to_poll(struct poller *p)
     return 0;
 }
 
-/* Buffers are free again: whoever waits gets one. */
-static void feed(struct shard *s)
-{
-    while (s->buffers.nfree > 0 && !list_empty(&s->starved)) {
-        struct nvmf_conn *c = list_entry(s->starved.next, struct nvmf_conn, starved_node);
-        struct list *node = list_pop(&c->waiting);
-
-        /* One command a connection, then the next connection's turn. */
-        list_remove(&c->starved_node);
-        if (!list_empty(&c->waiting))
-            list_append(&s->starved, &c->starved_node);
-        if (node)
-            cmd_go_on(list_entry(node, struct nvmf_cmd, node));
-    }
-}
-
 static void end_of_turn(struct poller *p)
 {
     struct shard *s = container_of(p, struct shard, poller);
@@ -38,7 +22,7 @@ static void end_of_turn(struct poller *p)
             io_flush_batch(c);
             conn_send(c);
         }
-        feed(s);
+        share_feed(s);
     } while (!list_empty(&s->dirty));
 }
 
@@ -55,7 +39,8 @@ void shard_init(struct shard *s, struct nvmf_target *t, struct reactor *r)
     s->target = t;
     s->reactor = r;
     list_init(&s->dirty);
-    list_init(&s->starved);
+    list_init(&s->shares);
+    list_init(&s->hungry);
     s->start.fn = start;
     reactor_post(r, &s->start);
 }
