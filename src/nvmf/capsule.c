@@ -323,8 +323,6 @@ static nvme_status read_sgl(struct nvmf_cmd *cmd, uint32_t capsule_bytes)
  * the same time, by different ways. Mail is delivered in order: what has been to control and back
  * arrives behind all that control had told when the host learnt of it. */
 
-static void run(struct nvmf_cmd *cmd);
-
 static void look_again(struct mail *m)
 {
     struct nvmf_cmd *cmd = container_of(m, struct nvmf_cmd, mail);
@@ -334,7 +332,7 @@ static void look_again(struct mail *m)
     if (c->state == CONN_CLOSED)
         cmd_free(cmd);
     else
-        run(cmd);
+        cmd->again(cmd);
     conn_settle(c);
 }
 
@@ -342,6 +340,13 @@ static void turn_back(struct nvmf_cmd *cmd)
 {
     cmd->mail.fn = look_again;
     reactor_post(cmd->conn->shard->reactor, &cmd->mail);
+}
+
+void cmd_look_again(struct nvmf_cmd *cmd, void (*again)(struct nvmf_cmd *cmd))
+{
+    cmd->looked_again = true;
+    cmd->again = again;
+    to_control(cmd, turn_back);
 }
 
 static bool may_be_news(const struct nvmf_cmd *cmd, nvme_status st)
@@ -370,8 +375,7 @@ static void run(struct nvmf_cmd *cmd)
     }
     st = io_check(cmd);
     if (may_be_news(cmd, st)) {
-        cmd->looked_again = true;
-        to_control(cmd, turn_back);
+        cmd_look_again(cmd, run);
         return;
     }
     if (st != NVME_SC_SUCCESS) {

@@ -24,6 +24,9 @@ enum {
     CAPSULE_MIN_BYTES = 64
 };
 
+/* A host that is gone without a word is noticed within 25 s of silence, also without KATO. */
+enum { KEEP_IDLE_S = 10, KEEP_INTERVAL_S = 5, KEEP_COUNT = 3 };
+
 static struct log_limit life_limit;
 
 uint64_t now_ms(void)
@@ -243,12 +246,21 @@ static void tick(struct timer *t)
 
 /* ---- the beginning ---- */
 
+static void set(int fd, int level, int option, int value)
+{
+    setsockopt(fd, level, option, &value, sizeof(value));
+}
+
 static void begin(struct mail *m)
 {
     struct nvmf_conn *c = container_of(m, struct nvmf_conn, life);
-    int one = 1, fd = c->stream.fd;
+    int fd = c->stream.fd;
 
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    set(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEP_IDLE_S);
+    set(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEP_INTERVAL_S);
+    set(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEP_COUNT);
+    set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
     nvme_tcp_stream_begin(&c->stream, fd, false);
     c->stream.rules.max_capsule_bytes = sizeof(c->first_data);
     c->stream.buf = c->buf;

@@ -99,7 +99,7 @@ struct nvmf_cmd {
     bool to_host, in_capsule, r2t;
     bool pooled, heap; /* where data is from, when not the slot's own in-capsule room */
     bool damaged;      /* its data digest was wrong */
-    bool looked_again; /* for its namespace */
+    bool looked_again; /* for its namespace, or its size */
     struct nvme_sqe sqe;
     struct nvme_cqe cqe;
     nvme_status status;
@@ -114,6 +114,7 @@ struct nvmf_cmd {
     struct bdev_req io;
     /* control */
     void (*at_control)(struct nvmf_cmd *cmd);
+    void (*again)(struct nvmf_cmd *cmd);
     struct mail mail;
     struct list held; /* in the controller's list of event requests */
     struct nvme_tcp_out data_out, response_out;
@@ -222,6 +223,8 @@ void cmd_go_on(struct nvmf_cmd *cmd);
 void cmd_free(struct nvmf_cmd *cmd);
 /* The connection is closed: commands nobody works on end, the others' end is hastened. */
 void cmd_end_all(struct nvmf_conn *c);
+/* Goes on with again() when the connection knows all that control had told until now; once. */
+void cmd_look_again(struct nvmf_cmd *cmd, void (*again)(struct nvmf_cmd *cmd));
 /* Data were asked for into buffers of the pool. */
 bool cmd_awaits_data(const struct nvmf_conn *c);
 /* Once a tick: data of some command have been waited for for more than so many. */
@@ -354,6 +357,7 @@ struct nvmf_ctrl {
     struct list aers; /* nvmf_cmd.held */
     unsigned naers;
     uint32_t event_config;
+    bool ana_news; /* to be told of when the connections know */
     struct notice {
         bool due;    /* to be told of */
         bool masked; /* told, and its log page not read since */
