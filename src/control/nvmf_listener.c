@@ -250,10 +250,18 @@ static void save_ana_state(struct rpc_request *req, char *listener, uint32_t ana
     free(listener);
 }
 
+static void ana_told(void *req, int rc, const struct err *err)
+{
+    (void)rc;
+    (void)err;
+    rpc_true(req);
+}
+
 static void nvmf_subsystem_listener_set_ana_state(void *arg, struct rpc_request *req,
                                                   const void *args)
 {
     const struct ana_args *a = args;
+    struct control_ctx *ctx = arg;
     struct nvmf_subsystem *ss;
     enum nvme_ana_state state;
     struct nvmf_address addr;
@@ -269,7 +277,12 @@ static void nvmf_subsystem_listener_set_ana_state(void *arg, struct rpc_request 
         return;
     }
     save_ana_state(req, key_of_listener(a->nqn, &addr), a->anagrpid);
-    rpc_true(req);
+    if (rpc_replaying(req)) /* there is no connection yet */
+        rpc_true(req);
+    else if (rpc_journal_flush(req, &err) < 0) /* now: another call may come while we wait */
+        nvmf_error(req, &err);
+    else
+        nvmf_when_told(ctx->nvmf, ana_told, req);
 }
 
 /* ---- list ---- */

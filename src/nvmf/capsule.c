@@ -66,7 +66,7 @@ void conn_free_slots(struct nvmf_conn *c)
 static void drop_data(struct nvmf_cmd *cmd)
 {
     if (cmd->pooled)
-        buffers_put(&cmd->conn->shard->buffers, cmd->data);
+        share_give(cmd->conn->share, cmd->data);
     if (cmd->heap)
         free(cmd->data);
     cmd->pooled = cmd->heap = false;
@@ -106,6 +106,14 @@ bool cmd_data_overdue(struct nvmf_conn *c, uint32_t ticks)
 {
     for (unsigned i = 0; i < c->depth; i++)
         if (c->cmds[i].state == CMD_DATA && ++c->cmds[i].age_ticks > ticks)
+            return true;
+    return false;
+}
+
+bool cmd_awaits_data(const struct nvmf_conn *c)
+{
+    for (unsigned i = 0; i < c->depth; i++)
+        if (c->cmds[i].state == CMD_DATA && c->cmds[i].pooled)
             return true;
     return false;
 }
@@ -180,16 +188,15 @@ bool cmd_buffer(struct nvmf_cmd *cmd)
 {
     struct nvmf_conn *c = cmd->conn;
 
-    cmd->data = list_empty(&c->waiting) ? buffers_get(&c->shard->buffers) : NULL;
+    cmd->data = list_empty(&c->waiting) ? share_take(c->share) : NULL;
     if (cmd->data) {
         cmd->pooled = true;
         return true;
     }
     cmd->state = CMD_WAIT;
     count(&c->shard->waited, 1);
-    if (list_empty(&c->waiting))
-        list_append(&c->shard->starved, &c->starved_node);
     list_append(&c->waiting, &cmd->node);
+    share_wait(c);
     return false;
 }
 
@@ -220,7 +227,7 @@ static void with_buffer(struct nvmf_cmd *cmd)
 
 void cmd_go_on(struct nvmf_cmd *cmd)
 {
-    cmd->data = buffers_get(&cmd->conn->shard->buffers);
+    cmd->data = share_take(cmd->conn->share);
     cmd->pooled = true;
     with_buffer(cmd);
 }
@@ -314,8 +321,6 @@ static nvme_status read_sgl(struct nvmf_cmd *cmd, uint32_t capsule_bytes)
  * the same time, by different ways. Mail is delivered in order: what has been to control and back
  * arrives behind all that control had told when the host learnt of it. */
 
-static void run(struct nvmf_cmd *cmd);
-
 static void look_again(struct mail *m)
 {
     struct nvmf_cmd *cmd = container_of(m, struct nvmf_cmd, mail);
@@ -325,7 +330,7 @@ static void look_again(struct mail *m)
     if (c->state == CONN_CLOSED)
         cmd_free(cmd);
     else
-        run(cmd);
+        cmd->again(cmd);
     conn_settle(c);
 }
 
@@ -333,6 +338,13 @@ static void turn_back(struct nvmf_cmd *cmd)
 {
     cmd->mail.fn = look_again;
     reactor_post(cmd->conn->shard->reactor, &cmd->mail);
+}
+
+void cmd_look_again(struct nvmf_cmd *cmd, void (*again)(struct nvmf_cmd *cmd))
+{
+    cmd->looked_again = true;
+    cmd->again = again;
+    to_control(cmd, turn_back);
 }
 
 static bool may_be_news(const struct nvmf_cmd *cmd, nvme_status st)
@@ -361,8 +373,7 @@ static void run(struct nvmf_cmd *cmd)
     }
     st = io_check(cmd);
     if (may_be_news(cmd, st)) {
-        cmd->looked_again = true;
-        to_control(cmd, turn_back);
+        cmd_look_again(cmd, run);
         return;
     }
     if (st != NVME_SC_SUCCESS) {
@@ -475,6 +486,7 @@ static int on_data(struct nvme_tcp_stream *s, bool intact, struct nvme_tcp_fault
             cmd->status = NVME_SC_TRANSIENT_TRANSPORT;
         run(cmd);
     } else {
+        c->withheld_ticks = 0;
         cmd->rx_done += s->layout.data_bytes;
         if (cmd->rx_done < cmd->bytes)
             return 0;

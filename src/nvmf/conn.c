@@ -17,7 +17,16 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { TICK_MS = 1000, PHASE_TICKS = 10, DATA_TICKS = 30, CAPSULE_MIN_BYTES = 64 };
+enum {
+    TICK_MS = 1000,
+    PHASE_TICKS = 10,
+    DATA_TICKS = 30,
+    WITHHELD_TICKS = 5,
+    CAPSULE_MIN_BYTES = 64
+};
+
+/* A host that is gone without a word is noticed within 25 s of silence, also without KATO. */
+enum { KEEP_IDLE_S = 10, KEEP_INTERVAL_S = 5, KEEP_COUNT = 3 };
 
 static struct log_limit life_limit;
 
@@ -62,6 +71,8 @@ void conn_settle(struct nvmf_conn *c)
     c->is_dirty = false;
     conn_ns_free_all(c);
     conn_free_slots(c);
+    share_put(c->share);
+    c->share = NULL;
     if (c->counted)
         count(c->is_io ? &c->shard->current_io : &c->shard->current_admin, -1);
     c->life.fn = gone;
@@ -82,7 +93,7 @@ static void shut(struct nvmf_conn *c)
     watch_remove(c->shard->reactor, &c->watch);
     fd_close(&c->stream.fd);
     timer_cancel(&c->tick);
-    list_remove(&c->starved_node);
+    share_wait_no_more(c);
     cmd_end_all(c);
     c->lost_mail.fn = lost;
     reactor_post(c->target->o.control, &c->lost_mail);
@@ -146,6 +157,11 @@ void conn_up(struct nvmf_conn *c)
         conn_fail(c, "no memory for %u entries", c->sq_size);
         return;
     }
+    c->share = share_get(s, (const void *)c->first_data);
+    if (!c->share) {
+        conn_fail(c, "no memory for its host");
+        return;
+    }
     c->stream.rules.max_capsule_bytes = c->capsule_bytes;
     c->state = CONN_UP;
     c->counted = true;
@@ -203,6 +219,16 @@ static void ready(struct watch *w, uint32_t events)
 
 /* ---- deadlines ---- */
 
+/* No data have come for so long on the whole connection, which keeps others from working. */
+static bool withholds(struct nvmf_conn *c)
+{
+    if (!share_is_wanted(c->share) || !cmd_awaits_data(c))
+        c->withheld_ticks = 0;
+    else
+        c->withheld_ticks++;
+    return c->withheld_ticks > WITHHELD_TICKS;
+}
+
 static void tick(struct timer *t)
 {
     struct nvmf_conn *c = container_of(t, struct nvmf_conn, tick);
@@ -215,18 +241,30 @@ static void tick(struct timer *t)
         conn_fail(c, "it has not taken any data for %d s", PHASE_TICKS);
     else if (cmd_data_overdue(c, DATA_TICKS))
         conn_fail(c, "data that were asked for have not come within %d s", DATA_TICKS);
+    else if (withholds(c))
+        conn_fail(c, "data that were asked for have not come within %d s, and others need the room",
+                  WITHHELD_TICKS);
     else
         timer_arm(c->shard->reactor, &c->tick, TICK_MS, tick);
 }
 
 /* ---- the beginning ---- */
 
+static void set(int fd, int level, int option, int value)
+{
+    setsockopt(fd, level, option, &value, sizeof(value));
+}
+
 static void begin(struct mail *m)
 {
     struct nvmf_conn *c = container_of(m, struct nvmf_conn, life);
-    int one = 1, fd = c->stream.fd;
+    int fd = c->stream.fd;
 
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    set(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEP_IDLE_S);
+    set(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEP_INTERVAL_S);
+    set(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEP_COUNT);
+    set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
     nvme_tcp_stream_begin(&c->stream, fd, false);
     c->stream.rules.max_capsule_bytes = sizeof(c->first_data);
     c->stream.buf = c->buf;

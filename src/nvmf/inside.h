@@ -45,7 +45,8 @@ struct shard {
     struct reactor *reactor;
     struct poller poller; /* its end of turn sends */
     struct list dirty;    /* connections with something to send or a batch to flush */
-    struct list starved;  /* connections with commands that wait for a buffer */
+    struct list shares;   /* hosts with connections here */
+    struct list hungry;   /* of them, those with commands that wait for a buffer */
     struct buffers buffers;
     unsigned nconns; /* control: placed here */
     struct mail start;
@@ -59,6 +60,27 @@ static inline void count(_Atomic uint64_t *counter, int n)
         counter, atomic_load_explicit(counter, memory_order_relaxed) + (uint64_t)(int64_t)n,
         memory_order_relaxed);
 }
+
+/* ---- share.c (reactor): a host's share of the buffers of its reactor ---- */
+struct share {
+    struct list node, hungry_node;
+    struct shard *shard;
+    struct list waiting; /* connections with commands that wait for a buffer */
+    unsigned conns, held;
+    uint8_t hostid[16];
+    char hostnqn[NVME_NQN_MAX + 1];
+};
+/* That of the host that has said so in Connect; once for each connection. NULL: no memory. */
+struct share *share_get(struct shard *s, const struct nvme_fabrics_connect_data *d);
+void share_put(struct share *sh);   /* none of its buffers is the connection's any more */
+char *share_take(struct share *sh); /* NULL: the host must wait */
+void share_give(struct share *sh, char *at);
+void share_wait(struct nvmf_conn *c); /* commands of it wait for a buffer */
+void share_wait_no_more(struct nvmf_conn *c);
+/* Buffers may be free again: who waits, and may, gets one. */
+void share_feed(struct shard *s);
+/* All buffers are taken, this host has some, and one that has less waits. */
+bool share_is_wanted(const struct share *sh);
 
 /* ---- a command ---- */
 enum cmd_state {
@@ -78,7 +100,7 @@ struct nvmf_cmd {
     bool to_host, in_capsule, r2t;
     bool pooled, heap; /* where data is from, when not the slot's own in-capsule room */
     bool damaged;      /* its data digest was wrong */
-    bool looked_again; /* for its namespace */
+    bool looked_again; /* for its namespace, or its size */
     struct nvme_sqe sqe;
     struct nvme_cqe cqe;
     nvme_status status;
@@ -93,6 +115,7 @@ struct nvmf_cmd {
     struct bdev_req io;
     /* control */
     void (*at_control)(struct nvmf_cmd *cmd);
+    void (*again)(struct nvmf_cmd *cmd);
     struct mail mail;
     struct list held; /* in the controller's list of event requests */
     struct nvme_tcp_out data_out, response_out;
@@ -117,6 +140,7 @@ enum conn_state { CONN_IC, CONN_NEW, CONN_ASKING, CONN_UP, CONN_CLOSED };
 struct nvmf_conn {
     struct nvmf_target *target;
     struct shard *shard;
+    struct share *share; /* after Connect */
 
     /* reactor */
     struct nvme_tcp_stream stream;
@@ -126,9 +150,10 @@ struct nvmf_conn {
     bool is_dirty, is_gone, counted;
     struct list dirty_node, starved_node;
     unsigned phase_ticks;
-    struct nvmf_cmd *cmds; /* after Connect */
-    unsigned depth, busy;  /* slots; not free */
-    unsigned away;         /* commands at a bdev or at control */
+    unsigned withheld_ticks; /* data that were asked for do not come, and others need the room */
+    struct nvmf_cmd *cmds;   /* after Connect */
+    unsigned depth, busy;    /* slots; not free */
+    unsigned away;           /* commands at a bdev or at control */
     struct list free, waiting;
     struct nvmf_cmd *rx_cmd; /* whose data are coming */
     char *inline_at;         /* in-capsule room of the slots */
@@ -199,6 +224,10 @@ void cmd_go_on(struct nvmf_cmd *cmd);
 void cmd_free(struct nvmf_cmd *cmd);
 /* The connection is closed: commands nobody works on end, the others' end is hastened. */
 void cmd_end_all(struct nvmf_conn *c);
+/* Goes on with again() when the connection knows all that control had told until now; once. */
+void cmd_look_again(struct nvmf_cmd *cmd, void (*again)(struct nvmf_cmd *cmd));
+/* Data were asked for into buffers of the pool. */
+bool cmd_awaits_data(const struct nvmf_conn *c);
 /* Once a tick: data of some command have been waited for for more than so many. */
 bool cmd_data_overdue(struct nvmf_conn *c, uint32_t ticks);
 
@@ -329,6 +358,7 @@ struct nvmf_ctrl {
     struct list aers; /* nvmf_cmd.held */
     unsigned naers;
     uint32_t event_config;
+    bool ana_news; /* to be told of when the connections know */
     struct notice {
         bool due;    /* to be told of */
         bool masked; /* told, and its log page not read since */

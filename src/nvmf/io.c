@@ -204,13 +204,29 @@ static nvme_status start(struct nvmf_cmd *cmd)
     }
 }
 
+static void io_restart(struct nvmf_cmd *cmd);
+
 void io_start(struct nvmf_cmd *cmd)
 {
     nvme_status st = start(cmd);
 
-    if (st != NVME_PENDING)
+    /* The ranges of Dataset Management are data: io_check() has not seen them. */
+    if (st == NVME_DNR(NVME_SC_LBA_RANGE) && cmd->sqe.opc == NVME_CMD_DSM && !cmd->looked_again)
+        cmd_look_again(cmd, io_restart);
+    else if (st != NVME_PENDING)
         cmd_finish(cmd, st);
     conn_dirty(cmd->conn);
+}
+
+/* It has its data, and may find another namespace than before. */
+static void io_restart(struct nvmf_cmd *cmd)
+{
+    nvme_status st = io_check(cmd);
+
+    if (st == NVME_SC_SUCCESS)
+        io_start(cmd);
+    else
+        cmd_finish(cmd, st);
 }
 
 void io_cancel_all(struct nvmf_conn *c)

@@ -291,6 +291,28 @@ int nvmf_listener_add(struct nvmf_subsystem *ss, const struct nvmf_address *addr
     return 0;
 }
 
+/* Nobody listens there any more: also who came for discovery, or has not said what for, ends. */
+static void end_of_port(struct nvmf_port *port)
+{
+    struct nvmf_target *t = port->target;
+
+    list_for_each_safe(it, &t->discovery)
+    {
+        struct nvmf_ctrl *ctrl = list_entry(it, struct nvmf_ctrl, node);
+
+        if (ctrl->port == port)
+            ctrl_end(ctrl, "its listener is removed");
+    }
+    list_for_each(it, &t->new_conns)
+    {
+        struct nvmf_conn *c = list_entry(it, struct nvmf_conn, node);
+
+        if (c->port == port)
+            conn_close(c);
+    }
+    port_stop(port);
+}
+
 static void remove_one(struct nvmf_subsystem *ss, struct nvmf_listener *l)
 {
     struct nvmf_port *port = l->port;
@@ -304,7 +326,7 @@ static void remove_one(struct nvmf_subsystem *ss, struct nvmf_listener *l)
             ctrl_end(ctrl, "its listener is removed");
     }
     if (--port->users == 0)
-        port_stop(port);
+        end_of_port(port);
     port_put(port);
     free(l->ana);
     free(l);
@@ -357,6 +379,27 @@ nvme_status ana_path(enum nvme_ana_state state)
     return state == NVME_ANA_INACCESSIBLE ? NVME_SC_ANA_INACCESSIBLE : NVME_SC_SUCCESS;
 }
 
+/* All connections know: now their hosts may. */
+static void report_ana(void *arg, int rc, const struct err *err)
+{
+    struct nvmf_target *t = arg;
+
+    (void)rc;
+    (void)err;
+    list_for_each(it, &t->subsystems)
+    {
+        list_for_each(at, &list_entry(it, struct nvmf_subsystem, node)->ctrls)
+        {
+            struct nvmf_ctrl *ctrl = list_entry(at, struct nvmf_ctrl, node);
+
+            if (!ctrl->ana_news)
+                continue;
+            ctrl->ana_news = false;
+            event_ana_changed(ctrl);
+        }
+    }
+}
+
 struct moved {
     struct nvmf_subsystem *ss;
     const struct nvmf_port *port;
@@ -401,8 +444,8 @@ int nvmf_listener_set_ana_state(struct nvmf_subsystem *ss, const struct nvmf_add
     {
         struct nvmf_ctrl *ctrl = list_entry(it, struct nvmf_ctrl, node);
 
-        if (ctrl->port == l->port)
-            event_ana_changed(ctrl);
+        ctrl->ana_news |= ctrl->port == l->port;
     }
+    nvmf_when_told(ss->target, report_ana, ss->target);
     return 0;
 }

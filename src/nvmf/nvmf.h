@@ -34,6 +34,10 @@ struct nvmf_target *nvmf_create(const struct nvmf_opts *opts);
  * it is not admitted, or that its namespace is gone. */
 void nvmf_accept(struct nvmf_target *t);
 
+/* done when all connections know what has been changed until now: it holds for every command whose
+ * capsule comes later. The reactors run. */
+void nvmf_when_told(struct nvmf_target *t, nvmf_cb done, void *arg);
+
 /* ---- the transport: limits of all connections that are made after it was set ---- */
 struct nvmf_transport {
     uint32_t max_queue_depth, max_aq_depth; /* entries */
@@ -104,7 +108,8 @@ int nvmf_listener_add(struct nvmf_subsystem *ss, const struct nvmf_address *addr
 /* Controllers that came by it end. -ENOENT. */
 int nvmf_listener_remove(struct nvmf_subsystem *ss, const struct nvmf_address *addr,
                          struct err *err);
-/* anagrpid 0: all groups. -ENOENT, -EINVAL: without ANA reporting. */
+/* anagrpid 0: all groups. Connections are told, and then the hosts; nvmf_when_told() waits for it.
+ * -ENOENT, -EINVAL: without ANA reporting. */
 int nvmf_listener_set_ana_state(struct nvmf_subsystem *ss, const struct nvmf_address *addr,
                                 uint32_t anagrpid, enum nvme_ana_state state, struct err *err);
 struct nvmf_listener_info {

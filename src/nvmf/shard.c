@@ -3,26 +3,14 @@
  * A reactor's share: its connections send and flush at the end of the turn, all together. */
 #include "nvmf/inside.h"
 
+#include "base/log.h"
+
+#include <stdlib.h>
+
 static unsigned nothing_to_poll(struct poller *p)
 {
     (void)p;
     return 0;
-}
-
-/* Buffers are free again: whoever waits gets one. */
-static void feed(struct shard *s)
-{
-    while (s->buffers.nfree > 0 && !list_empty(&s->starved)) {
-        struct nvmf_conn *c = list_entry(s->starved.next, struct nvmf_conn, starved_node);
-        struct list *node = list_pop(&c->waiting);
-
-        /* One command a connection, then the next connection's turn. */
-        list_remove(&c->starved_node);
-        if (!list_empty(&c->waiting))
-            list_append(&s->starved, &c->starved_node);
-        if (node)
-            cmd_go_on(list_entry(node, struct nvmf_cmd, node));
-    }
 }
 
 static void end_of_turn(struct poller *p)
@@ -38,7 +26,7 @@ static void end_of_turn(struct poller *p)
             io_flush_batch(c);
             conn_send(c);
         }
-        feed(s);
+        share_feed(s);
     } while (!list_empty(&s->dirty));
 }
 
@@ -50,12 +38,61 @@ static void start(struct mail *m)
     poller_add(s->reactor, &s->poller);
 }
 
+/* ---- what control has told is known ----
+ * Mail is delivered in order: what has been to each reactor and back has arrived there behind all
+ * that was told before. */
+
+struct round_trip {
+    nvmf_cb done;
+    void *arg;
+    unsigned out; /* of legs */
+    struct leg {
+        struct mail mail;
+        struct round_trip *trip;
+        struct reactor *control;
+    } legs[];
+};
+
+static void is_back(struct mail *m)
+{
+    struct round_trip *trip = container_of(m, struct leg, mail)->trip;
+
+    if (--trip->out > 0)
+        return;
+    trip->done(trip->arg, 0, NULL);
+    free(trip);
+}
+
+static void turn(struct mail *m)
+{
+    m->fn = is_back;
+    reactor_post(container_of(m, struct leg, mail)->control, m);
+}
+
+void nvmf_when_told(struct nvmf_target *t, nvmf_cb done, void *arg)
+{
+    struct round_trip *trip = calloc(1, sizeof(*trip) + t->o.nreactors * sizeof(trip->legs[0]));
+
+    if (!trip) {
+        log_line(LOG_CRITICAL, "nvmf", "out of memory");
+        abort();
+    }
+    trip->done = done;
+    trip->arg = arg;
+    trip->out = t->o.nreactors;
+    for (unsigned i = 0; i < t->o.nreactors; i++) {
+        trip->legs[i] = (struct leg){.mail.fn = turn, .trip = trip, .control = t->o.control};
+        reactor_post(t->o.reactors[i], &trip->legs[i].mail);
+    }
+}
+
 void shard_init(struct shard *s, struct nvmf_target *t, struct reactor *r)
 {
     s->target = t;
     s->reactor = r;
     list_init(&s->dirty);
-    list_init(&s->starved);
+    list_init(&s->shares);
+    list_init(&s->hungry);
     s->start.fn = start;
     reactor_post(r, &s->start);
 }

@@ -110,8 +110,9 @@ class NvmetTarget:
         """Starts the guest without waiting: see VM.launch()."""
         args = []
         if self.image:
-            args = ["-drive", f"file={self.image},if=none,id=image,format=raw",
-                    "-device", "virtio-blk-pci,drive=image,romfile="]
+            # Through QEMU's blkdebug, which can hold a write on its way to the file: see hold_next_write().
+            args = ["-drive", "if=none,id=image,driver=raw,file.driver=blkdebug,file.image.driver=file,"
+                    f"file.image.filename={self.image}", "-device", "virtio-blk-pci,drive=image,romfile="]
         self.vm = VM(name="nvmet", kernel=self.kernel, qemu=self.qemu, modules=(),
                      forward=self.listen, memory_mb=self.memory_mb, args=args)
         self.vm.launch()
@@ -218,6 +219,32 @@ class NvmetTarget:
     def enable_namespace(self, nsid: int, enable: bool = True) -> None:
         """Makes a namespace appear or disappear; hosts get an event."""
         self.vm.check(f"echo {int(enable)} >{self.subsystem}/namespaces/{nsid}/enable")
+
+    def hold_next_write(self, tag: str) -> None:
+        """The guest's disk (image) takes the next write and does not carry it out before release(tag); others pass it."""
+        self._image_command(f"break write_aio {tag}")
+
+    def release(self, tag: str) -> None:
+        """The write that was held under this tag reaches the file."""
+        self._image_command(f"resume {tag}")
+
+    def writes_in_flight(self) -> int:
+        """How many the guest's disk has taken and not completed."""
+        return int(self.vm.check("cat /sys/block/vda/inflight").split()[1])
+
+    def _image_command(self, command: str) -> None:
+        said = self.vm.qmp.command("human-monitor-command", command_line=f'qemu-io image "{command}"')
+        if said.strip():
+            raise GuestError(f"nvmet: {command}: {said}")
+
+    def serve_image(self, nqn: str, nsids: tuple, listen: int = 0) -> None:
+        """One more subsystem, for any host: each namespace is the whole of the image."""
+        here, port = f"{NVMET}/subsystems/{nqn}", listen or self.listen[0]
+        lines = [f"mkdir {here}", f"echo 1 >{here}/attr_allow_any_host"]
+        for nsid in nsids:
+            lines += [f"mkdir {here}/namespaces/{nsid}", f"echo /dev/vda >{here}/namespaces/{nsid}/device_path",
+                      f"echo 1 >{here}/namespaces/{nsid}/enable"]
+        self.vm.check(_script([*lines, f"ln -s {here} {NVMET}/ports/{port}/subsystems/{nqn}"]))
 
     def pause(self) -> None:
         """Freezes the target: connections stay open and silent."""

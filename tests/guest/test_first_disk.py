@@ -9,6 +9,7 @@ import random
 import threading
 import time
 
+import late
 import pytest
 from conftest import available
 from nvmet import Namespace, NvmetTarget
@@ -29,13 +30,17 @@ class FirstDisk:
     """The whole chain: target guest, our two processes, guest with three namespaces on one controller."""
 
     def __init__(self, folder):
+        self.late_image = folder / "late.img"
         self.target = NvmetTarget(namespaces=[Namespace(nsid=1, size_mb=SIZE_MB),
-                                              Namespace(nsid=2, size_mb=SIZE_MB)])
+                                              Namespace(nsid=2, size_mb=SIZE_MB)], image=str(self.late_image))
         self.snap = self.vm = None
         self.folder = folder
 
     def start(self):
+        with open(self.late_image, "wb") as file:
+            file.truncate(late.SIZE_MB << 20)
         self.target.start()
+        self.target.serve_image(late.NQN, (1, 2))
         self.snap = Snap(self.folder)
         rpc = self.snap.rpc
         self.attach("Plain", digests=False)
@@ -218,3 +223,21 @@ def test_a_function_level_reset_in_the_guest_is_survived(disk):
             disk.vm.check(f"echo 1 >/sys/bus/pci/devices/{pci}/reset", timeout=90)
         disk.vm.wait("test -b /dev/nvme0n3", timeout=60)
         finished(disk.fio(disk.dev(3), seed=90 + dead, size=16))
+
+
+# ---- the target alone, with services and hosts of our own ----
+
+def test_newer_writes_stay_when_the_kernel_target_is_late(disk, tmp_path):
+    with late.services(disk.target, tmp_path, ("kill", "cut")) as lates:
+        for one in lates:
+            [bdev] = one.snap.rpc("bdev_get_bdevs", name="Remoten1")
+            assert bdev["driver_specific"]["nvme"][0]["fence"] == "time"
+        assert late.overtaken(disk.target, disk.late_image, lates) == []
+
+
+def test_without_the_remote_fence_late_writes_of_the_kernel_target_are_found_out(disk, tmp_path):
+    with late.services(disk.target, tmp_path, ("kill", "cut"), "snap_service_no_remote_fence") as lates:
+        found = late.overtaken(disk.target, disk.late_image, lates)
+    for how in ("kill", "cut"):
+        assert f"{how}: the older write is back" in found, found
+        assert f"{how}: a newer write completed while the old one was still to come" in found

@@ -51,10 +51,11 @@ def tail(path, lines=30):
 
 class Programs:
     """Processes of one test in a directory of its own. PROGRAMS: attributes that hold one, in the order of stopping; the
-    log of each is <attribute>.log."""
+    log of each is <attribute>.log. netns: the path of a network namespace to run in."""
     PROGRAMS = ()
 
-    def __init__(self, tmpdir, env=None):
+    def __init__(self, tmpdir, env=None, netns=None):
+        self.prefix = ["nsenter", f"--net={netns}", "--"] if netns else []
         self.tmpdir = Path(tmpdir)
         self.tmpdir.mkdir(parents=True, exist_ok=True)
         # Socket paths end at 107 bytes, and pytest's directories are long.
@@ -87,7 +88,7 @@ class Programs:
     def _spawn(self, name, args, log):
         with open(self.tmpdir / log, "ab") as out:
             # Its own session: a Ctrl-C of the test run ends the tests first, and they end these.
-            return subprocess.Popen([program(name)] + [str(a) for a in args], stdin=subprocess.DEVNULL,
+            return subprocess.Popen([*self.prefix, program(name), *map(str, args)], stdin=subprocess.DEVNULL,
                                     stdout=out, stderr=subprocess.STDOUT, env=self.env,
                                     cwd=self.tmpdir, start_new_session=True)  # core dumps go there
 
@@ -167,8 +168,8 @@ class Snap(Programs):
     PROGRAMS = ("service", "emu")
 
     def __init__(self, tmpdir, topology=None, mask=None, service_args=(), emu_args=(), env=None,
-                 start=True):
-        super().__init__(tmpdir, env)
+                 start=True, netns=None):
+        super().__init__(tmpdir, env, netns)
         self.run_dir = self.short / "run"
         self.topology_file = self.tmpdir / "topology.conf"
         self.mask = mask

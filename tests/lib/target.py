@@ -13,8 +13,8 @@ from snap import Programs
 class Target(Programs):
     PROGRAMS = ("target",)
 
-    def __init__(self, tmpdir, args=(), env=None, start=True):
-        super().__init__(tmpdir, env)
+    def __init__(self, tmpdir, args=(), env=None, start=True, netns=None):
+        super().__init__(tmpdir, env, netns)
         self.args = list(args)
         if start:
             self._start_all(self.start_target)

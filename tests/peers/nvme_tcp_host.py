@@ -65,7 +65,7 @@ class Queue:
         self.answer_r2t = True
         self.piece = 0              # bytes of an H2CData; 0: as many as possible
         self.term = None
-        self.sock = socket.socket(socket.AF_INET)
+        self.sock = socket.socket(socket.AF_INET6 if ":" in addr else socket.AF_INET)
         if rcvbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
         self.sock.settimeout(SECONDS)

@@ -105,6 +105,28 @@ def test_a_silent_one_ends_by_its_keep_alive_timeout(target, connect):
     assert host.admin.end() is None
 
 
+def kernel_timer(ours, its_port):
+    """Of the target's end of a connection: "02" is the kernel's keep-alive, and the seconds until it is due."""
+    def words(port):
+        return f":{port:04X}"
+
+    with open("/proc/net/tcp", encoding="ascii") as f:
+        for line in f:
+            _, local, remote, _, _, timer, *_ = line.split()
+            if local.endswith(words(its_port)) and remote.endswith(words(ours)):
+                kind, when = timer.split(":")
+                return kind, int(when, 16) / os.sysconf("SC_CLK_TCK")
+    return None
+
+
+def test_without_keep_alive_the_kernel_looks_whether_a_host_is_there(target, connect):
+    host = connect(io_queues=1)
+    for q in (host.admin, host.io[0]):
+        port = q.sock.getsockname()[1]
+        target.settles(lambda: (kernel_timer(port, target.port) or ("", 0))[0] == "02")   # not still an acknowledgement
+        target.settles(lambda: 0 < kernel_timer(port, target.port)[1] <= 10)
+
+
 def test_a_silent_one_without_keep_alive_ends_too(target, connect, neighbour):
     host = connect(io_queues=1)
     again = connect(hostnqn=host.hostnqn, hostid=host.hostid)

@@ -4,7 +4,7 @@ import struct
 import threading
 
 import pytest
-from nvme_tcp_host import AER, Ended, Host, Queue
+from nvme_tcp_host import AER, DISCOVERY_NQN, Ended, Host, Queue
 from snap import RpcError
 
 INVALID_NS, LBA_RANGE, INACCESSIBLE = 0x0B, 0x80, 0x302
@@ -159,6 +159,34 @@ def test_resized_under_load(target, subsystem, connect, tmp_path, neighbour):
         target.rpc("bdev_aio_delete", name="Sized")
 
 
+def test_who_knows_of_more_blocks_may_deallocate_them_at_once(target, subsystem, connect, tmp_path):
+    """The ranges are data: the size is looked at when they are there, and a connection may learn of it later than its host."""
+    image = tmp_path / "image"
+    image.write_bytes(bytes(1024 * 512))
+    nqn = subsystem(blocks=0)
+    target.rpc("bdev_aio_create", name="Grows", filename=str(image), block_size=512)
+    target.rpc("nvmf_subsystem_add_ns", nqn=nqn, namespace={"bdev_name": "Grows"})
+    try:
+        host = connect(nqn, io_queues=3)
+        host.admin.set_feature(0x0B, 0x100)
+        for i in range(60):
+            event, blocks = host.admin.start(AER), 1024 * (i + 2)
+            with open(image, "r+b") as f:
+                f.truncate(blocks * 512)
+            with target.client() as c:
+                c.start("bdev_aio_rescan", {"name": "Grows"})
+                assert host.admin.wait(event).dw0 == NS_NOTICE
+                for q in host.io:
+                    for length in (1, 200):     # with the capsule, and behind it
+                        assert q.dsm([(blocks - 1, 1)] * length, inline=length == 1).status == 0
+                    assert q.dsm([(blocks, 1)]).status == LBA_RANGE
+            host.admin.log_page(4, 4096)
+        connect.close()
+    finally:
+        target.rpc("nvmf_delete_subsystem", nqn=nqn)
+        target.rpc("bdev_aio_delete", name="Grows")
+
+
 def test_shrunk_while_data_are_awaited(target, subsystem, connect, tmp_path):
     image = tmp_path / "image"
     image.write_bytes(bytes(1024 * 512))
@@ -213,13 +241,11 @@ def test_ana_states(target, ss, change, connect):
     change.ana("inaccessible", 2)
     assert host.admin.wait(event).dw0 == ANA_NOTICE
     assert groups(host) == {1: (OPTIMIZED, [1]), 2: (LOST, [2, 3])}
-    target.settles(lambda: q.read(0, nsid=3).status == INACCESSIBLE)
     for nsid, status in ((1, 0), (2, INACCESSIBLE), (3, INACCESSIBLE)):
         assert q.read(0, nsid=nsid).status == q.write(0, bytes(512), nsid=nsid).status == q.flush(nsid).status == status
         assert not q.read(0, nsid=nsid).dnr
     change.ana("non_optimized")
     assert groups(host) == {1: (NON_OPTIMIZED, [1]), 2: (NON_OPTIMIZED, [2, 3])}
-    target.settles(lambda: q.read(0, nsid=3).status == 0)
     for nsid in (1, 2, 3):
         q.works(nsid)
     count = struct.unpack_from("<Q", host.admin.log_page(0x0C, 16).data)[0]
@@ -236,7 +262,7 @@ def test_ana_states_are_those_of_a_port(target, ss, change, connect):
         assert second.io[0].read(0).status == INACCESSIBLE and host.io[0].read(0).status == 0
         change.ana("inaccessible")
         change.ana("optimized", port=other)
-        target.settles(lambda: second.io[0].read(0).status == 0 and host.io[0].read(0).status == INACCESSIBLE)
+        assert second.io[0].read(0).status == 0 and host.io[0].read(0).status == INACCESSIBLE
         assert groups(host) == {1: (LOST, [1])} and groups(second) == {1: (OPTIMIZED, [1])}
         change.add(7)
         assert second.io[0].read(0, nsid=7).status == 0
@@ -249,13 +275,43 @@ def test_ana_changes_while_data_are_awaited(target, ss, change, connect):
     cid = q.start_write(0, b"w" * 8192)
     ask = q.wait_asked()
     change.ana("inaccessible")
-    target.settles(lambda: q.read(0).status == INACCESSIBLE)
+    assert q.read(0).status == INACCESSIBLE
     q.answer(ask)
     reply = q.wait(cid)
     assert (reply.status, reply.dnr) == (INACCESSIBLE, False)
     change.ana("optimized")
-    target.settles(lambda: q.read(0).status == 0)
     assert not any(q.read(0, 16).data)
+
+
+def test_ana_states_are_known_to_all_before_they_are_told(target, ss, change, connect):
+    """The connections, before the RPC's answer and before the host's event."""
+    for nsid in range(2, 33):
+        target.rpc("bdev_null_create", name=f"Ana{nsid}", block_size=512, num_blocks=64)
+        change.add(nsid, bdev=f"Ana{nsid}")
+    host = connect(ss, io_queues=6)
+    host.admin.set_feature(0x0B, 0x800)
+    for i in range(100):
+        lost = i % 2 == 0
+        event = host.admin.start(AER)
+        with target.client() as c:
+            call = c.start("nvmf_subsystem_listener_set_ana_state", {"nqn": ss, "listen_address": target.address(),
+                                                                    "ana_state": "inaccessible" if lost else "optimized"})
+            if i % 4 < 2:
+                assert host.admin.wait(event).dw0 == ANA_NOTICE
+            else:
+                assert c.read_value() == {"jsonrpc": "2.0", "id": call, "result": True}
+            for cid, q in [(q.start_read(0, nsid=32), q) for q in reversed(host.io)]:
+                assert q.wait(cid).status == (INACCESSIBLE if lost else 0)
+            if i % 4 < 2:
+                c.read_value()
+            else:
+                host.admin.wait(event)
+        groups(host)
+    host.close()
+    target.rpc("nvmf_delete_subsystem", nqn=ss)
+    for nsid in range(2, 33):
+        target.rpc("bdev_null_delete", name=f"Ana{nsid}")
+    target.rpc("nvmf_create_subsystem", nqn=ss)     # for who cleans up
 
 
 def test_ana_flaps_under_load(target, ss, change, connect, neighbour):
@@ -266,7 +322,7 @@ def test_ana_flaps_under_load(target, ss, change, connect, neighbour):
     change.ana("optimized")
     for load in loads:
         assert load.end() <= {0, INACCESSIBLE}
-    target.settles(lambda: host.io[0].read(0).status == 0)
+    assert host.io[0].read(0).status == 0
 
 
 # ---- hosts ----
@@ -308,6 +364,14 @@ def test_a_listener_that_is_removed_ends_its_hosts(target, ss, connect, neighbou
     stays.io[0].works()
     with pytest.raises(ConnectionRefusedError):
         Queue(other)
+
+
+def test_the_last_listener_of_a_port_takes_discovery_along(target, ss):
+    other = target.listen(ss)
+    with Host(other, DISCOVERY_NQN, kato=60000) as goes, Host(target.port, DISCOVERY_NQN, kato=60000) as stays, Queue(other) as new:
+        target.rpc("nvmf_subsystem_remove_listener", nqn=ss, listen_address=target.address(other))
+        assert goes.admin.end() is None and new.end() is None
+        stays.admin.works(0)
 
 
 def test_the_port_of_others_stays(target, ss, connect):

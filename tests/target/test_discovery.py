@@ -50,6 +50,19 @@ def test_entries(target, discovery):
     assert e.treq & 4, "flow control can be disabled"
 
 
+def test_ipv6(target, subsystem):
+    nqn = subsystem()
+    address = {"trtype": "TCP", "adrfam": "IPv6", "traddr": "::1", "trsvcid": "0"}
+    target.rpc("nvmf_subsystem_add_listener", nqn=nqn, listen_address=address)
+    (address,) = [a for a in target.get(nqn)["listen_addresses"] if a["adrfam"] == "IPv6"]
+    port = int(address["trsvcid"])
+    with Host(port, DISCOVERY_NQN, addr="::1") as h:
+        (e,) = [e for e in of(h.admin, nqn) if e.adrfam == 2]
+        assert (e.trtype, e.traddr, e.trsvcid) == (3, "::1", str(port))
+    with Host(port, nqn, io_queues=1, addr="::1") as h:
+        assert h.io[0].write(0, b"6" * 8192).status == 0 and h.io[0].read(0, 16).data == b"6" * 8192
+
+
 def test_one_entry_a_listener(target, subsystem, discovery):
     nqn = subsystem()
     port = target.listen(nqn)

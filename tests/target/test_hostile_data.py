@@ -146,7 +146,7 @@ def test_data_before_the_r2t(own_target):
 
 
 def test_the_end_of_a_connection_frees_its_buffers(own_target):
-    t = own_target(num_shared_buffers=4)
+    t = own_target(num_shared_buffers=8)   # half of them for one host
     for how in ("close", "reset", "term"):
         with Host(t.port, t.nqn("disk"), io_queues=2) as host:
             for q in host.io:

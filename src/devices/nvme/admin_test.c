@@ -202,7 +202,7 @@ static void too_many_event_requests_are_refused(void **state)
 
 /* ---- namespaces come and go ---- */
 
-static void left(void *arg, int rc)
+static void left(void *arg, int rc, const struct err *err)
 {
     *(int *)arg = rc;
 }
@@ -252,6 +252,9 @@ static void a_detach_waits_for_commands(void **state)
 {
     struct fixture *x = *state;
     struct nvme_sqe write = rw_sqe(NVME_CMD_WRITE, 1, 0, 1, GPA_DATA);
+    struct nvme_sqe read = rw_sqe(NVME_CMD_READ, 7, 0, 1, GPA_DATA);
+    struct nvme_sqe flush_all = {
+        .opc = NVME_CMD_FLUSH, .cid = le16_of(8), .nsid = le32_of(NVME_NSID_ALL)};
     struct nvme_cqe cqe;
     int rc = 1;
 
@@ -262,12 +265,21 @@ static void a_detach_waits_for_commands(void **state)
     nvme_dev_detach(x->s.dev, 1, left, &rc);
     service_turn(&x->s);
     assert_int_equal(rc, 1);
-    assert_int_equal(run(x, 1, rw_sqe(NVME_CMD_READ, 0, 0, 1, GPA_DATA), NULL),
-                     NVME_DNR(NVME_SC_INVALID_FIELD));
+    nvme_dev_detach(x->s.dev, 1, left, &rc);
+    assert_int_equal(rc, -EBUSY);
+    rc = 1;
+    host_submit(&x->h, 1, &read); /* and so does what comes meanwhile */
+    host_submit(&x->h, 1, &flush_all);
+    nothing_completes(x, 1);
     disk_release(0);
     cqe = complete(x, 1);
     assert_int_equal(cqe_status(&cqe), 0);
-    service_turn(&x->s);
+    cqe = complete(x, 1);
+    assert_int_equal(le16_get(cqe.cid), 7);
+    assert_int_equal(cqe_status(&cqe), NVME_DNR(NVME_SC_INVALID_FIELD));
+    cqe = complete(x, 1);
+    assert_int_equal(le16_get(cqe.cid), 8);
+    assert_int_equal(cqe_status(&cqe), 0);
     assert_int_equal(rc, 0);
 }
 

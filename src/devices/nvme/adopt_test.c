@@ -207,7 +207,7 @@ static void a_missing_namespace_fails_the_device(void **state)
     refused(*state, &(struct service_opts){.no_namespace = true}, "namespace 1 is not attached");
 }
 
-static void left(void *arg, int rc)
+static void left(void *arg, int rc, const struct err *err)
 {
     assert_int_equal(rc, 0);
 }

@@ -63,16 +63,11 @@ static void detached(struct errand *e)
         ns_errand_of(e)->ns->attached = NULL;
 }
 
-static void ns_left(void *arg, int rc)
-{
-    errand_back(arg, rc);
-}
-
 static void detach_on_reactor(struct mail *m)
 {
     struct errand *e = errand_of(m);
 
-    nvme_dev_detach(dev_of(e), ns_errand_of(e)->nsid, ns_left, e);
+    nvme_dev_detach(dev_of(e), ns_errand_of(e)->nsid, errand_answer, e);
 }
 
 void nvme_ctrl_detach_ns(struct nvme_ctrl *ctrl, struct nvme_ns *ns, nvme_ctrl_cb done, void *arg)

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LEAVE_MS = 2000 }; /* a detach lets commands finish so long, then cancels them */
+enum { LEAVE_MS = 2000 }; /* a detach lets commands finish so long, then it fails */
 
 uint32_t nvme_dev_nn(const struct nvme_dev *dev)
 {
@@ -30,8 +30,6 @@ struct nvme_dev_ns *nvme_dev_ns_next(struct nvme_dev *dev, uint32_t after)
         else
             hi = mid;
     }
-    while (lo < dev->nns && dev->ns[lo]->leaving)
-        lo++;
     return lo < dev->nns ? dev->ns[lo] : NULL;
 }
 
@@ -110,6 +108,7 @@ int nvme_dev_attach(struct nvme_dev *dev, const struct nvme_dev_ns_opts *opts, s
         free(ns);
         return err && err->code ? err->code : -EIO;
     }
+    ns->dev = dev;
     ns->nsid = opts->nsid;
     ns->block_shift = (uint32_t)__builtin_ctz(info.block_bytes);
     ns->nblocks = info.nblocks;
@@ -139,6 +138,7 @@ static void close_ns(struct nvme_dev *dev, struct nvme_dev_ns *ns)
             *it = ns->next_dirty;
             break;
         }
+    timer_cancel(&ns->leave_timer);
     bdev_channel_put(ns->channel);
     free(ns);
 }
@@ -155,45 +155,66 @@ static void remove_at(struct nvme_dev *dev, unsigned at)
     }
 }
 
-static void leave_expired(struct timer *t)
+/* It is decided: what was held finds it, or not. */
+static void decided(struct nvme_dev *dev)
 {
-    struct nvme_dev *dev = container_of(t, struct nvme_dev, leave_timer);
-
-    for (unsigned q = 0; q < NVME_QUEUES; q++) {
-        struct nvme_sq *sq = dev->sq[q];
-
-        for (uint32_t i = 0; sq && i < sq->used; i++) {
-            struct nvme_req *req = &sq->reqs[i];
-
-            if (req->state == NVME_REQ_PENDING && req->in_bdev && req->ns->leaving)
-                bdev_cancel(req->ns->channel, &req->io);
-        }
-    }
+    dev->nleaving--;
+    nvme_dev_restart_held(dev);
+    device_kick(&dev->base);
 }
 
-void nvme_dev_detach(struct nvme_dev *dev, uint32_t nsid, void (*left)(void *arg, int rc),
-                     void *arg)
+static void leave_expired(struct timer *t)
+{
+    struct nvme_dev_ns *ns = container_of(t, struct nvme_dev_ns, leave_timer);
+    struct nvme_dev *dev = ns->dev;
+    struct err err;
+
+    err_set(&err, -ETIMEDOUT,
+            "controller %s: %u commands of namespace %u are still in flight after %d ms; it stays "
+            "attached and works on",
+            dev->base.name, ns->inflight, ns->nsid, LEAVE_MS);
+    ns->leaving = false;
+    decided(dev);
+    ns->left(ns->left_arg, -ETIMEDOUT, &err);
+}
+
+bool nvme_dev_ns_leaves(struct nvme_dev *dev, uint32_t nsid)
+{
+    const struct nvme_dev_ns *ns = nvme_dev_ns_find(dev, nsid);
+
+    return nsid == NVME_NSID_ALL ? dev->nleaving > 0 : ns && ns->leaving;
+}
+
+void nvme_dev_detach(struct nvme_dev *dev, uint32_t nsid, controller_cb left, void *arg)
 {
     struct nvme_dev_ns *ns = nvme_dev_ns_slow(dev, nsid);
+    struct err err;
 
-    if (!ns) {
-        left(arg, -ENOENT);
+    if (!ns || ns->leaving) {
+        int rc = ns ? -EBUSY : -ENOENT;
+
+        err_set(&err, rc, "controller %s: namespace %u is %s", dev->base.name, nsid,
+                ns ? "being detached" : "not attached");
+        left(arg, rc, &err);
         return;
     }
     ns->leaving = true;
     ns->left = left;
     ns->left_arg = arg;
-    if (ns->inflight && !dev->leave_timer.armed)
-        timer_arm(dev->base.reactor, &dev->leave_timer, LEAVE_MS, leave_expired);
+    dev->nleaving++;
+    if (ns->inflight)
+        timer_arm(dev->base.reactor, &ns->leave_timer, LEAVE_MS, leave_expired);
     dev->base.settle = true;
     device_settle(&dev->base);
 }
 
 void nvme_dev_ns_settle(struct nvme_dev *dev)
 {
+    unsigned left_now = 0;
+
     for (unsigned i = 0; i < dev->nns; i++) {
         struct nvme_dev_ns *ns = dev->ns[i];
-        void (*left)(void *arg, int rc) = ns->left;
+        controller_cb left = ns->left;
         void *arg = ns->left_arg;
 
         if (!ns->leaving || ns->inflight)
@@ -201,8 +222,11 @@ void nvme_dev_ns_settle(struct nvme_dev *dev)
         /* Requests that hold a pointer to it are over; held ones look it up again. */
         remove_at(dev, i--);
         close_ns(dev, ns);
-        left(arg, 0);
+        left(arg, 0, NULL);
+        left_now++;
     }
+    while (left_now-- > 0)
+        decided(dev);
 }
 
 void nvme_dev_resize(struct nvme_dev *dev, uint32_t nsid, uint64_t nblocks)
@@ -223,11 +247,12 @@ void nvme_dev_ns_close_all(struct nvme_dev *dev)
     /* State memory keeps them: the next service must attach the same. */
     while (dev->nns > 0) {
         struct nvme_dev_ns *ns = dev->ns[--dev->nns];
-        void (*left)(void *arg, int rc) = ns->left;
+        controller_cb left = ns->leaving ? ns->left : NULL;
         void *arg = ns->left_arg;
 
         close_ns(dev, ns);
         if (left)
-            left(arg, 0);
+            left(arg, 0, NULL);
     }
+    dev->nleaving = 0;
 }

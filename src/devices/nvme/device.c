@@ -112,7 +112,6 @@ static void close_device(struct device *d)
     timer_cancel(&dev->hold_timer);
     timer_cancel(&dev->irq_timer);
     timer_cancel(&dev->enable_timer);
-    timer_cancel(&dev->leave_timer);
     dev->enable_waits = false;
     dev->shutdown_wanted = false;
     nvme_dev_ns_close_all(dev);

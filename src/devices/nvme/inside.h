@@ -29,20 +29,21 @@ struct nvme_dev_ns {
     struct nvme_state_ns *st; /* NULL before adoption */
     struct nvme_dev_ns *next_dirty;
     bool dirty, write_cache, read_only, can_unmap, can_write_zeroes, copies, shared;
-    bool leaving;      /* being detached: no new commands */
+    bool leaving;      /* being detached: new commands are held until that is decided */
     uint32_t inflight; /* requests with the bdev */
     struct bdev_uuid uuid;
     uint8_t nguid[16], eui64[8];
-    void (*left)(void *arg, int rc);
+    struct nvme_dev *dev;
+    controller_cb left;
     void *left_arg;
-    uint64_t leave_deadline_us; /* then what is in flight is cancelled; 0: done */
+    struct timer leave_timer; /* then it stays */
 };
 
 enum nvme_req_state {
     NVME_REQ_FREE,
     NVME_REQ_ACTIVE,  /* between fetch and the end of start */
     NVME_REQ_PENDING, /* with a bdev, or waiting for a queue to drain */
-    NVME_REQ_HELD,    /* its memory is away: started again when memory comes */
+    NVME_REQ_HELD,    /* its memory or namespace is away or leaving: started again later */
     NVME_REQ_AER,
     NVME_REQ_DONE, /* waits for its place in the CQ */
 };
@@ -163,7 +164,8 @@ struct nvme_dev {
     unsigned naers, nheld;
     uint32_t events_reporting; /* events taken by an AER whose intent is not stored yet */
     uint64_t remap_until_us;
-    struct timer hold_timer, enable_timer, leave_timer;
+    struct timer hold_timer, enable_timer;
+    unsigned nleaving; /* namespaces */
     bool enable_waits;
     void *iov_pool; /* free big iovs, linked through their first word */
 
@@ -211,8 +213,11 @@ struct nvme_dev_ns_opts {
     uint8_t nguid[16], eui64[8];
 };
 int nvme_dev_attach(struct nvme_dev *dev, const struct nvme_dev_ns_opts *opts, struct err *err);
-void nvme_dev_detach(struct nvme_dev *dev, uint32_t nsid, void (*left)(void *arg, int rc),
-                     void *arg);
+/* Its commands in flight finish; left may come inside. After -ETIMEDOUT it stays and works on.
+ * -ENOENT, -EBUSY: it is being detached. */
+void nvme_dev_detach(struct nvme_dev *dev, uint32_t nsid, controller_cb left, void *arg);
+/* A command for it waits: it is being detached, or one of all is. */
+bool nvme_dev_ns_leaves(struct nvme_dev *dev, uint32_t nsid);
 void nvme_dev_resize(struct nvme_dev *dev, uint32_t nsid, uint64_t nblocks);
 struct nvme_dev_ns *nvme_dev_ns_slow(struct nvme_dev *dev, uint32_t nsid);
 /* The attached namespace with the smallest NSID above after, or NULL. */
@@ -222,7 +227,7 @@ void nvme_dev_ns_close_all(struct nvme_dev *dev);
 uint32_t nvme_dev_nn(const struct nvme_dev *dev); /* highest NSID the host may use */
 static inline struct nvme_dev_ns *nvme_dev_ns_find(struct nvme_dev *dev, uint32_t nsid)
 {
-    if (likely(dev->nns && dev->ns[0]->nsid == nsid && !dev->ns[0]->leaving))
+    if (likely(dev->nns && dev->ns[0]->nsid == nsid))
         return dev->ns[0];
     return nvme_dev_ns_slow(dev, nsid);
 }
@@ -252,6 +257,7 @@ void nvme_req_end(struct nvme_req *req, nvme_status status);
 void nvme_req_finish(struct nvme_req *req, nvme_status status);
 /* Cancels what of sq (NULL: all) is with a bdev. */
 void nvme_sq_cancel(struct nvme_sq *sq);
+void nvme_req_hold(struct nvme_req *req); /* nvme_dev_restart_held() starts it again */
 void nvme_dev_restart_held(struct nvme_dev *dev);
 void nvme_dev_unhold_sq(struct nvme_sq *sq, nvme_status status);
 

@@ -272,6 +272,11 @@ void nvme_io_start(struct nvme_req *req)
     nvme_status st = NVME_DNR(NVME_SC_INVALID_OPCODE);
 
     req->steps = 0;
+    if (unlikely(req->sq->dev->nleaving > 0) &&
+        nvme_dev_ns_leaves(req->sq->dev, le32_get(sqe->nsid))) {
+        nvme_req_hold(req);
+        return;
+    }
     if (unlikely(NVME_SQE_FUSE(sqe->flags)))
         st = NVME_DNR(NVME_SC_INVALID_FIELD); /* FUSES is 0 */
     else if (likely(io_cmds[sqe->opc]))

@@ -83,6 +83,8 @@ int nvme_ctrl_create(const struct nvme_ctrl_opts *opts, struct nvme_ctrl **ret,
 struct controller *nvme_ctrl_base(struct nvme_ctrl *ctrl);
 struct nvme_ctrl *nvme_ctrl_from(struct controller *c); /* NULL: of another kind */
 void nvme_ctrl_attach_ns(struct nvme_ctrl *ctrl, struct nvme_ns *ns, nvme_ctrl_cb done, void *arg);
+/* Commands in flight finish, new ones wait. -ETIMEDOUT: some are still there after 2 s, and all is
+ * as before; -EBUSY: it is being detached; -ENOENT. */
 void nvme_ctrl_detach_ns(struct nvme_ctrl *ctrl, struct nvme_ns *ns, nvme_ctrl_cb done, void *arg);
 
 void nvme_ctrl_for_each(struct nvme_subsystems *set, void (*fn)(struct nvme_ctrl *ctrl, void *arg),

@@ -177,7 +177,7 @@ static void hold_expired(struct timer *t)
     device_kick(&dev->base);
 }
 
-static void hold(struct nvme_req *req)
+void nvme_req_hold(struct nvme_req *req)
 {
     struct nvme_dev *dev = req->sq->dev;
 
@@ -189,9 +189,15 @@ static void hold(struct nvme_req *req)
         dev->held = req;
     dev->held_last = req;
     dev->nheld++;
-    counter_add(&dev->base.counts.memory_parked, 1);
     if (!dev->hold_timer.armed)
         timer_arm(dev->base.reactor, &dev->hold_timer, NVME_REMAP_US / 1000 + 10, hold_expired);
+}
+
+/* Its memory is away. */
+static void park(struct nvme_req *req)
+{
+    counter_add(&req->sq->dev->base.counts.memory_parked, 1);
+    nvme_req_hold(req);
 }
 
 void nvme_req_start(struct nvme_req *req)
@@ -215,7 +221,7 @@ void nvme_req_finish(struct nvme_req *req, nvme_status status)
     if (unlikely((status & NVME_STATUS_MASK) == NVME_SC_DATA_TRANSFER_ERROR) &&
         reactor_now_us(dev->base.reactor) < dev->remap_until_us && !dev->dropping &&
         !req->sq->delete_req) {
-        hold(req); /* the host is moving its memory about: the data may be back in a moment */
+        park(req); /* the host is moving its memory about: the data may be back in a moment */
         return;
     }
     req->status = status;
@@ -252,7 +258,7 @@ void nvme_req_end(struct nvme_req *req, nvme_status status)
         }
         if (req->detach != NVME_ATTACHED) {
             dev->remap_until_us = reactor_now_us(dev->base.reactor) + NVME_REMAP_US;
-            hold(req);
+            park(req);
             return;
         }
     }
@@ -297,7 +303,7 @@ void nvme_dev_unhold_sq(struct nvme_sq *sq, nvme_status status)
         if (req->sq == sq)
             nvme_req_finish(req, status);
         else
-            hold(req);
+            nvme_req_hold(req);
         req = next;
     }
 }
