@@ -7,7 +7,7 @@ DESTDIR ?=
 PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := all
-.PHONY: all demo test check-fast soak install clean help
+.PHONY: all demo test check-fast check-models soak install clean help
 
 all: ## build everything into build/ (installs the Debian packages this needs, if any is missing)
 	@scripts/build.sh $(BUILD_DIR)
@@ -25,6 +25,10 @@ test: ## every test, as CI runs it; ends with "N passed, M failed"
 check-fast: ## style, unit, rpc and wire tests: a few minutes
 	@scripts/build.sh $(BUILD_DIR)
 	@$(PYTHON) tests/run --fast
+
+check-models: ## the bounded models of docs/models (MODEL_KILLS=2: deeper, minutes)
+	@scripts/deps.sh build test
+	@$(PYTHON) tests/run --suite models
 
 soak: ## kill and recovery rounds for SOAK_MINUTES (default 60)
 	@scripts/deps.sh build test

@@ -50,6 +50,7 @@ libclang-rt-dev optional: sanitizer runtime of the default clang
 llvm symbolizer for sanitizer reports
 python3-pytest runs tests/wire, tests/rpc and others
 fio block load with verification
+spin checks the models of docs/models
 tgt iSCSI target to test against
 libiscsi-bin iSCSI conformance tools
 qemu-utils qemu-img and qemu-storage-daemon as vhost-user-blk peers
