@@ -7,7 +7,7 @@ DESTDIR ?=
 PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := all
-.PHONY: all demo test check-fast check-debian13 check-aarch64 analyze soak install clean help
+.PHONY: all demo test check-fast check-models check-debian13 check-aarch64 analyze soak install clean help
 
 all: ## build everything into build/ (installs the Debian packages this needs, if any is missing)
 	@scripts/build.sh $(BUILD_DIR)
@@ -38,6 +38,10 @@ analyze: ## gcc -fanalyzer and cppcheck; what they find wrongly is explained in 
 	@scripts/deps.sh build test
 	@scripts/build.sh $(BUILD_DIR)
 	@BUILD_DIR=$(BUILD_DIR) $(PYTHON) tests/style/analyze.py
+
+check-models: ## the bounded models of docs/models (MODEL_KILLS=2: deeper, minutes)
+	@scripts/deps.sh build test
+	@$(PYTHON) tests/run --suite models
 
 soak: ## kill and recovery rounds for SOAK_MINUTES (default 60)
 	@scripts/deps.sh build test

@@ -52,6 +52,7 @@ llvm symbolizer for sanitizer reports
 python3-pytest runs tests/wire, tests/rpc and others
 python3-pytest-xdist several of them at the same time
 fio block load with verification
+spin checks the models of docs/models
 tgt iSCSI target to test against
 libiscsi-bin iSCSI conformance tools
 qemu-utils qemu-img and qemu-storage-daemon as vhost-user-blk peers

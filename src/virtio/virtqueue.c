@@ -235,6 +235,9 @@ unsigned virtq_fetch(struct virtq *vq, uint16_t *slots, unsigned max)
 
     if (unlikely(!may_fetch(vq)))
         return 0;
+    /* A free slot's record is void: that, and the used cursor before it, comes before what is
+     * written into the record next. */
+    atomic_thread_fence(memory_order_release);
     n = vq->packed ? virtq_packed_fetch(vq, slots, max) : virtq_split_fetch(vq, slots, max);
     vq->fetched += n;
     return n;

@@ -65,7 +65,9 @@ struct nvme_req *nvme_req_take(struct nvme_sq *sq)
 
     if (unlikely(slot >= sq->used)) {
         sq->used = slot + 1;
-        /* Before the record becomes valid: recovery looks at the slots below only. */
+        /* Whatever another incarnation left there is void before recovery, which looks at the slots
+         * below only, may look at it. */
+        atomic_store_explicit(&req->rec->index1, 0, memory_order_relaxed);
         atomic_store_explicit(&sq->st->slots_used, sq->used, memory_order_release);
     }
     req->state = NVME_REQ_ACTIVE;

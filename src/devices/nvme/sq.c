@@ -113,8 +113,6 @@ bool nvme_sq_has_work(struct nvme_sq *sq)
 static void fill_record(struct nvme_sq *sq, struct nvme_record *rec, const void *src,
                         uint64_t index)
 {
-    /* Invalid while it is being written, whatever a void record of old left here. */
-    atomic_store_explicit(&rec->index1, 0, memory_order_release);
     memcpy(&rec->sqe, src, sizeof(rec->sqe)); /* the one read of guest memory */
     rec->generation = atomic_load_explicit(&sq->dev->st->life.generation, memory_order_relaxed);
     rec->qid = sq->qid;
@@ -135,6 +133,9 @@ unsigned nvme_sq_fetch(struct nvme_sq *sq)
         n = sq->nfree;
     }
     n = MIN(n, (uint32_t)BATCH);
+    /* A free slot's record is void: that, and the CQ tail before it, comes before what is written
+     * into the record next. */
+    atomic_thread_fence(memory_order_release);
     for (i = 0; i < MIN(n, (uint32_t)PREFETCH) && sq->ring; i++)
         __builtin_prefetch(sq->ring + ((uint64_t)(sq->pos + i) % sq->size) * 64);
     for (i = 0; i < n; i++) {
