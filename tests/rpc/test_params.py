@@ -75,10 +75,18 @@ WELL_FORMED = {
                                 "corrupt_offset": 0, "corrupt_value": 1, "nvme_sct": 0, "nvme_sc": 0},
     "bdev_nvme_attach_controller": {"name": NAME, "trtype": "TCP", "traddr": "127.0.0.1", "adrfam": "IPv4",
                                     "trsvcid": "1", "subnqn": NQN, "hostnqn": NQN, "hdgst": False,
-                                    "ddgst": False, "num_io_queues": 1, "max_bdevs": 4,
+                                    "ddgst": False, "multipath": "multipath", "num_io_queues": 1, "max_bdevs": 4,
                                     "ctrlr_loss_timeout_sec": -1, "reconnect_delay_sec": 1},
     "bdev_nvme_detach_controller": {"name": NAME, "trtype": "TCP", "traddr": "127.0.0.1"},
     "bdev_nvme_get_controllers": {"name": NAME},
+    "bdev_nvme_get_io_paths": {"name": NAME},
+    "bdev_nvme_set_multipath_policy": {"name": NAME, "policy": "active_active", "selector": "round_robin", "rr_min_io": 1},
+    "bdev_nvme_set_preferred_path": {"name": NAME, "cntlid": 1},
+    "bdev_nvme_start_discovery": {"name": NAME, "trtype": "TCP", "traddr": "127.0.0.1", "adrfam": "IPv4", "trsvcid": "1",
+                                  "hostnqn": NQN, "wait_for_attach": False, "attach_timeout_ms": 1,
+                                  "ctrlr_loss_timeout_sec": -1, "reconnect_delay_sec": 1},
+    "bdev_nvme_stop_discovery": {"name": NAME},
+    "bdev_nvme_get_discovery_info": {},
 }
 REQUIRED = {
     "snap_log_level_set": ["level"], "spdk_kill_instance": ["sig_name"],
@@ -102,6 +110,8 @@ REQUIRED = {
     "bdev_error_create": ["base_name"], "bdev_error_delete": ["name"],
     "bdev_error_inject_error": ["name", "io_type", "error_type"],
     "bdev_nvme_attach_controller": ["name", "trtype", "traddr"], "bdev_nvme_detach_controller": ["name"],
+    "bdev_nvme_set_multipath_policy": ["name", "policy"], "bdev_nvme_set_preferred_path": ["name", "cntlid"],
+    "bdev_nvme_start_discovery": ["name", "trtype", "traddr"], "bdev_nvme_stop_discovery": ["name"],
 }
 MEMBERS = [(m, p) for m, params in WELL_FORMED.items() for p in params]
 
@@ -133,7 +143,7 @@ def test_unknown_member(snap, method):
 
 @pytest.mark.parametrize("method", WELL_FORMED)
 def test_private_member(snap, method):
-    for name in ("_namespaces", "_x"):
+    for name in ("_namespaces", "_paths", "_discovery", "_x"):
         error = refusal(snap, method, {**WELL_FORMED[method], name: 1})
         assert error.code == -32602 and f"'{name}'" in error.message
 
@@ -179,7 +189,7 @@ def test_bad_nqn(snap, method, value):
     ("bdev_nvme_attach_controller", "psk", "key0"), ("bdev_nvme_attach_controller", "dhchap_key", "key0"),
     ("bdev_nvme_attach_controller", "ctrlr_loss_timeout_sec", 30),
     ("bdev_nvme_attach_controller", "reconnect_delay_sec", 5),
-    ("bdev_nvme_attach_controller", "multipath", "multipath"),
+    ("bdev_nvme_start_discovery", "fast_io_fail_timeout_sec", 5),
     ("bdev_nvme_attach_controller", "prchk_guard", True),
     ("nvme_controller_create", "compare", True), ("nvme_controller_create", "compare_write", True),
     ("nvme_controller_create", "dynamic_msix", True), ("nvme_controller_create", "vf_num_msix", 4),

@@ -173,7 +173,11 @@ int nvme_of_attach(struct nvme_of *of, const struct nvme_of_opts *opts,
     if (rc)
         goto out;
     p = path_create(h, opts, err);
-    rc = p ? add_known(h, opts, err) : err->code;
+    if (!p) {
+        rc = err->code;
+        goto out;
+    }
+    rc = add_known(h, opts, err);
     if (rc) {
         path_free(p);
         goto out;
