@@ -81,7 +81,7 @@ def test_another_disk_is_refused_loudly_and_gets_nothing(tmp_path, change, text,
 
         wait(held, "both disks are held and the reason is shown")
         for n in ("Remoten1", "Remoten2"):
-            assert f"bdev {n}: NOT the namespace it was: " in snap.service_log()
+            assert f"bdev {n} (127.0.0.1:{peer.port}): NOT the namespace it was: " in snap.service_log()
         time.sleep(0.5)
         assert peer.io_count() == before and not any(h.ended(w) for h, w in zip(hosts, waiting))
         peer.stop()
