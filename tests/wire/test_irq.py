@@ -48,9 +48,13 @@ def test_one_interrupt_per_batch_not_per_command(nvme):
 def test_event_while_no_eventfd_is_there_fires_on_assignment(nvme):
     drain(nvme.vectors)
     nvme.vc.set_irqs(v.MSIX, 1, 1, flags=0x24)  # take vector 1 away
-    cid = nvme.io[1].submit(nvme.rw(READ, 0, 1, nvme.memory.alloc(512)))
-    nvme.io[1].wait(cid)
-    assert not fired(nvme.vectors[1], 0.1)
+    for _ in range(50):     # what happens before the service has heard of it still goes to the old one, and is not lost
+        nvme.io[1].wait(nvme.io[1].submit(nvme.rw(READ, 0, 1, nvme.memory.alloc(512))))
+        if not fired(nvme.vectors[1], 0.1):
+            break
+        drain(nvme.vectors)
+    else:
+        pytest.fail("the vector is still signalled")
     nvme.vc.set_irqs(v.MSIX, 1, 1, (nvme.vectors[1],))
     assert fired(nvme.vectors[1])
 
