@@ -7,7 +7,7 @@ DESTDIR ?=
 PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := all
-.PHONY: all demo test check-fast check-models check-debian13 check-aarch64 analyze soak install clean help
+.PHONY: all demo test check-fast check-models check-debian13 check-aarch64 analyze bench bench-compare soak install clean help
 
 all: ## build everything into build/ (installs the Debian packages this needs, if any is missing)
 	@scripts/build.sh $(BUILD_DIR)
@@ -42,6 +42,16 @@ analyze: ## gcc -fanalyzer and cppcheck; what they find wrongly is explained in 
 check-models: ## the bounded models of docs/models (MODEL_KILLS=2: deeper, minutes)
 	@scripts/deps.sh build test
 	@$(PYTHON) tests/run --suite models
+
+bench: ## measure the data path beside the peers that Debian has; BENCH="--group NAME --runs N --write-docs ..."
+	@scripts/deps.sh all
+	@scripts/build.sh $(BUILD_DIR)
+	@$(PYTHON) bench/run $(BENCH)
+
+bench-compare: ## this tree against another revision, in turn: REV=... [BENCH="--group NAME"]
+	@scripts/deps.sh all
+	@scripts/build.sh $(BUILD_DIR)
+	@bench/compare "$(REV)" $(BUILD_DIR) $(BENCH)
 
 soak: ## kill and recovery rounds for SOAK_MINUTES (default 60)
 	@scripts/deps.sh build test

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One measurement: a server on the last CPU, a client on the first, and how long both had to wait for their CPU."""
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests" / "lib"), str(ROOT / "tests" / "guest"), str(ROOT / "tests" / "wire")]
+
+import cache  # noqa: E402  (needs the path above)
+from nvme import Nvme  # noqa: E402,F401
+from snap import Snap, program  # noqa: E402
+from target import Target  # noqa: E402
+from vblk import vblk_disk  # noqa: E402
+
+CLIENT_CPU = 0
+SERVER_CPU = max(os.sched_getaffinity(0))
+SERVER_MASK = f"{1 << SERVER_CPU:#x}"
+CLIENT_MASK = f"{1 << CLIENT_CPU:#x}"
+BLOCKS = 1 << 19  # of 512 bytes
+PFS = {"NVME_EMULATION_NUM_PF": 1, "NVME_EMULATION_NUM_VF": 0, "VIRTIO_BLK_EMULATION_NUM_PF": 1,
+       "VIRTIO_BLK_EMULATION_NUM_VF": 0}
+
+
+class BenchError(Exception):
+    """A measurement that says nothing, and why."""
+
+
+def waited_ns(pids):
+    """How long the threads of these processes have waited for a CPU."""
+    total = 0
+    for pid in pids:
+        try:
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                total += int((task / "schedstat").read_text().split()[1])
+        except (OSError, IndexError):
+            continue
+    return total
+
+
+class Delay:
+    """The share of the time in which a process of ours was ready and had no CPU."""
+
+    def __init__(self, *pids):
+        self.pids, self.before, self.start = pids, waited_ns(pids), time.monotonic()
+
+    def share(self):
+        return (waited_ns(self.pids) - self.before) / 1e9 / (time.monotonic() - self.start)
+
+
+def run_client(argv, pids=(), environment=None):
+    """A client pinned to its CPU. Returns what it printed and the run-queue delay of it and of pids."""
+    process = subprocess.Popen(["taskset", "-c", str(CLIENT_CPU), *map(str, argv)], text=True, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **(environment or {})})
+    delay = Delay(process.pid, *pids)
+    out, problem = process.communicate(timeout=300)
+    share = delay.share()
+    if process.returncode:
+        raise BenchError(f"{Path(str(argv[0])).name} ended with {process.returncode}: {(problem or out)[-300:]}")
+    return out, share
+
+
+def perf(sockets, seconds, depth, bs="4k", rw="randread", extra=(), pids=()):
+    """snap_perf, which polls all the time. Returns its JSON and the delay."""
+    words = [w for s in sockets for w in ("--socket", s)]
+    out, delay = run_client([program("snap_perf"), *words, "--depth", depth, "--bs", bs, "--rw", rw, "--runtime", seconds,
+                             "--spin-us", 1000000, "--json", "--quiet", *extra], pids)
+    return json.loads(out), delay
+
+
+def img_bench(socket, ios, depth, pids=()):
+    """qemu-img bench over libblkio: IOPS and delay."""
+    argv, environment = cache.tool("qemu-img")
+    disk = f"driver=virtio-blk-vhost-user,path={socket},cache.direct=on"
+    out, delay = run_client([*argv, "bench", "-c", ios, "-d", depth, "-s", 4096, "-t", "none", "--image-opts", disk], pids,
+                            environment)
+    found = re.search(r"completed in ([0-9.]+) seconds", out)
+    if not found:
+        raise BenchError(f"qemu-img bench printed no time: {out[-200:]}")
+    return ios / float(found[1]), delay
+
+
+def fio(path, seconds, depth, rw="randread", bs="4k"):
+    """fio with io_uring and O_DIRECT on a file: IOPS and delay."""
+    out, delay = run_client(["fio", "--name=raw", f"--filename={path}", "--ioengine=io_uring", "--direct=1", f"--rw={rw}",
+                             f"--bs={bs}", f"--iodepth={depth}", f"--runtime={seconds}", "--time_based",
+                             "--output-format=json", "--norandommap", "--gtod_reduce=1"])
+    job = json.loads(out[out.index("{"):])["jobs"][0]
+    return job["read"]["iops"] + job["write"]["iops"], delay
+
+
+def cpu_seconds(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_kib(pid):
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
