@@ -17,3 +17,11 @@ void crash_point_passed(const char *name)
     if (atomic_fetch_add(&passes, 1) + 1 == atol(want + len + 1))
         raise(SIGKILL);
 }
+
+void poison_passed(uint64_t lba)
+{
+    const char *want = getenv("SNAP_POISON_LBA");
+
+    if (want && strtoull(want, NULL, 10) == lba)
+        raise(SIGSEGV);
+}

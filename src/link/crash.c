@@ -11,6 +11,7 @@ enum { MARKS = 16384 };
 
 static _Atomic(struct state_memory *) marks[MARKS];
 static _Atomic unsigned used;
+static _Thread_local struct state_memory *suspect;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static const int fatal[] = {SIGSEGV, SIGABRT, SIGILL, SIGFPE, SIGBUS};
@@ -44,6 +45,14 @@ bool crash_mark_take(struct state_memory *st)
     return atomic_exchange(&st->svc.crashed, 0) != 0;
 }
 
+struct state_memory *crash_suspect(struct state_memory *st)
+{
+    struct state_memory *before = suspect;
+
+    suspect = st;
+    return before;
+}
+
 static void on_fault(int sig)
 {
     unsigned n = atomic_load(&used);
@@ -51,7 +60,7 @@ static void on_fault(int sig)
     for (unsigned i = 0; i < n; i++) {
         struct state_memory *st = atomic_load(&marks[i]);
 
-        if (st)
+        if (st && (!suspect || st == suspect))
             atomic_store(&st->svc.crashed, 1);
     }
     for (unsigned i = 0; i < ARRAY_SIZE(fatal); i++)

@@ -506,17 +506,22 @@ unsigned function_poll(struct function *f)
         fail_poisoned(f);
         return 0;
     }
+    crash_suspect(f->parts.state);
     look_at_flags(f);
     n = apply_register_log(f);
-    return n + f->parts.ops->poll(f->parts.dev);
+    n += f->parts.ops->poll(f->parts.dev);
+    crash_suspect(NULL);
+    return n;
 }
 
 void function_flush(struct function *f)
 {
     if (!f->adopted || f->failed)
         return;
+    crash_suspect(f->parts.state);
     look_at_flags(f);
     f->parts.ops->flush(f->parts.dev);
+    crash_suspect(NULL);
 }
 
 unsigned function_inflight(struct function *f)

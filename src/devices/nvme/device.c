@@ -3,6 +3,8 @@
  * The device model: what link/ calls, and its part of the motions of controller/device.h. */
 #include "devices/nvme/inside.h"
 
+#include "link/crash.h"
+
 #include <errno.h>
 #include <stdlib.h>
 
@@ -33,8 +35,11 @@ static int resume(struct device *d, struct err *err)
     }
     d->hold &= ~(uint32_t)(DEVICE_HOLD_SUSPENDED | DEVICE_HOLD_EVENTS);
     if (dev->adopted) {
+        struct state_memory *before = crash_suspect(function_state(d->f));
+
         dev->adopted = false;
         nvme_adopt_restart(dev);
+        crash_suspect(before);
     }
     return 0;
 }

@@ -4,6 +4,7 @@
 #include "devices/nvme/inside.h"
 
 #include "base/checked.h"
+#include "base/crash_point.h"
 
 static nvme_status next_step(struct nvme_req *req);
 
@@ -85,6 +86,7 @@ static nvme_status io_read(struct nvme_req *req)
         st = nvme_rw_range(&req->rec->sqe, ns->nblocks, &req->io.lba, &req->io.nblocks);
     if (unlikely(st != NVME_SC_SUCCESS))
         return st;
+    poison(req->io.lba);
     st = map_blocks(req, ns, GUEST_WRITE, &bytes);
     if (unlikely(st != NVME_SC_SUCCESS))
         return st;
@@ -109,6 +111,7 @@ static nvme_status io_write(struct nvme_req *req)
         return st;
     if (unlikely(ns->read_only))
         return NVME_DNR(NVME_SC_NS_WRITE_PROTECTED);
+    poison(req->io.lba);
     st = map_blocks(req, ns, GUEST_READ, &bytes);
     if (unlikely(st != NVME_SC_SUCCESS))
         return st;

@@ -3,6 +3,8 @@
  * Its part of the motions of controller/device.h; and its own: reset, a bdev taken away. */
 #include "devices/virtio_blk/inside.h"
 
+#include "link/crash.h"
+
 #include <errno.h>
 
 enum { DETACH_DRAIN_MS = 2000 };
@@ -74,6 +76,7 @@ static bool detach(struct device *d, const struct device_detach *w)
 static int resume(struct device *d, struct err *err)
 {
     struct vblk_dev *dev = vblk_dev_of(d);
+    struct state_memory *before;
     int rc;
 
     if (dev->resumed)
@@ -87,6 +90,7 @@ static int resume(struct device *d, struct err *err)
     dev->owns_state = dev->resumed = true;
     dev->base.hold &= ~(uint32_t)DEVICE_HOLD_SUSPENDED;
     dev->remap_until_us = reactor_now_us(dev->base.reactor) + VBLK_REMAP_US;
+    before = crash_suspect(function_state(dev->base.f));
     vblk_recovery_begin(dev);
     for (unsigned i = 0; i < dev->nqueues; i++)
         if (dev->queue[i] && dev->queue[i]->vq && dev->queue[i]->adopted)
@@ -95,6 +99,7 @@ static int resume(struct device *d, struct err *err)
         if (dev->queue[i] && dev->queue[i]->reads)
             vblk_queue_restart_reads(dev->queue[i]);
     vblk_recovery_end(dev);
+    crash_suspect(before);
     function_signal_all(dev->base.f); /* an interrupt may have been due */
     return 0;
 }

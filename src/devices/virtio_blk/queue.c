@@ -4,6 +4,7 @@
 #include "devices/virtio_blk/inside.h"
 
 #include "base/log.h"
+#include "link/crash.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -228,8 +229,11 @@ static void start_ring(struct vblk_queue *q)
     }
     shown(q, true);
     if (dev->resumed && q->adopted) {
+        struct state_memory *before = crash_suspect(function_state(dev->base.f));
+
         vblk_queue_restart(q);
         vblk_queue_restart_reads(q);
+        crash_suspect(before);
     }
 }
 

@@ -5,6 +5,7 @@
 #include "devices/virtio_blk/inside.h"
 
 #include "base/checked.h"
+#include "base/crash_point.h"
 #include "base/log.h"
 
 #include <errno.h>
@@ -250,6 +251,7 @@ static uint8_t start_rw(struct vblk_req *req, uint64_t sector, bool write)
         return VIRTIO_BLK_S_IOERR;
     if (unlikely(write && (dev->o.read_only || dev->disk.read_only)))
         return VIRTIO_BLK_S_IOERR;
+    poison(req->bdev.lba);
     counter_add(
         write ? &dev->stats[req->q->cfg.index].writes : &dev->stats[req->q->cfg.index].reads, 1);
     if (unlikely(bytes == 0))
