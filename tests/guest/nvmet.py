@@ -15,6 +15,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 
+from tcp_proxy import GentleProxy
 from vm import VM, GuestError
 
 NVMET = "/sys/kernel/config/nvmet"
@@ -93,6 +94,7 @@ class NvmetTarget:
     memory_mb: int = 1024
     addr: str = "127.0.0.1"
     vm: VM = None
+    proxies: dict = field(default_factory=dict)     # by port in the guest
 
     def __enter__(self) -> "NvmetTarget":
         return self.start()
@@ -132,6 +134,8 @@ class NvmetTarget:
         """Kills the guest; what was in its RAM is gone."""
         if self.vm:
             self.vm.stop()
+        while self.proxies:
+            self.proxies.popitem()[1].stop()
 
     def reset(self) -> None:
         """Power-cycles the target; RAM namespaces come back empty, the port stays."""
@@ -146,7 +150,9 @@ class NvmetTarget:
 
     def host_port(self, listen: int) -> int:
         """The TCP port on addr that leads to one of the guest's."""
-        return self.vm.port(listen)
+        if listen not in self.proxies:
+            self.proxies[listen] = GentleProxy(self.vm.port(listen))
+        return self.proxies[listen].port
 
     def run(self, command: str, timeout: float = 30) -> tuple:
         """Runs a command in the target's guest: (status, output)."""
