@@ -33,7 +33,6 @@ class Row:
     sides: dict
     better: str = "more"          # or "less"
     goal_of: str = "value"        # or "ratio": ours over the first peer
-    about: str = ""
 
 
 # ---- set-ups ----

@@ -294,20 +294,17 @@ static int copy(char *out, size_t size, const char *text, const char *what, stru
 static int copy_options(struct nof_discovery *d, const struct nvme_of_discovery_opts *o,
                         struct err *err)
 {
-    bool family = o->adrfam && o->adrfam[0];
-    int rc;
+    int family, rc = transport_options(o->trtype, o->adrfam, &family, err);
 
-    if (o->trtype && strcasecmp(o->trtype, "TCP") != 0)
-        return err_set(err, -EOPNOTSUPP, "trtype '%s' is not supported (TCP is)", o->trtype);
-    if (family && strcasecmp(o->adrfam, "IPv4") != 0 && strcasecmp(o->adrfam, "IPv6") != 0)
-        return err_set(err, -EINVAL, "adrfam '%s' is neither IPv4 nor IPv6", o->adrfam);
+    if (rc)
+        return rc;
     rc = copy(d->name, 59, o->name, "name", err); /* hosts are <name><number> */
     if (!rc)
         rc = copy(d->traddr, sizeof(d->traddr), o->traddr, "traddr", err);
     if (!rc)
         rc = copy(d->trsvcid, sizeof(d->trsvcid), o->trsvcid && o->trsvcid[0] ? o->trsvcid : "8009",
                   "trsvcid", err);
-    if (!rc && family)
+    if (!rc && family != AF_UNSPEC)
         rc = copy(d->adrfam, sizeof(d->adrfam), o->adrfam, "adrfam", err);
     if (!rc && o->hostnqn && o->hostnqn[0])
         rc = copy(d->hostnqn, sizeof(d->hostnqn), o->hostnqn, "hostnqn", err);

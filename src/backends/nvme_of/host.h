@@ -205,6 +205,8 @@ void path_ready_logged(struct nof_path *p);
 
 /* ---- options.c ---- */
 void nvme_of_default_hostnqn(const struct nvme_of *of, char *out, size_t size);
+/* trtype NULL: TCP. adrfam NULL or empty: any family (AF_UNSPEC). -EOPNOTSUPP, -EINVAL. */
+int transport_options(const char *trtype, const char *adrfam, int *ret_family, struct err *err);
 int host_options(struct nvme_of_host *h, const struct nvme_of_opts *o, struct err *err);
 int path_options(struct nof_path *p, const struct nvme_of_opts *o, struct err *err);
 

@@ -71,20 +71,27 @@ static int copy_local(struct nof_path *p, const struct nvme_of_opts *o, struct e
     return copy_text(p->hostaddr, sizeof(p->hostaddr), o->hostaddr, "hostaddr", err);
 }
 
+int transport_options(const char *trtype, const char *adrfam, int *ret_family, struct err *err)
+{
+    if (trtype && strcasecmp(trtype, "TCP") != 0)
+        return err_set(err, -EOPNOTSUPP, "trtype '%s' is not supported (TCP is)", trtype);
+    if (!adrfam || !adrfam[0])
+        *ret_family = AF_UNSPEC;
+    else if (strcasecmp(adrfam, "IPv4") == 0)
+        *ret_family = AF_INET;
+    else if (strcasecmp(adrfam, "IPv6") == 0)
+        *ret_family = AF_INET6;
+    else
+        return err_set(err, -EINVAL, "adrfam '%s' is neither IPv4 nor IPv6", adrfam);
+    return 0;
+}
+
 static int copy_address(struct nof_path *p, const struct nvme_of_opts *o, struct err *err)
 {
-    int rc;
+    int rc = transport_options(o->trtype, o->adrfam, &p->family, err);
 
-    if (o->trtype && strcasecmp(o->trtype, "TCP") != 0)
-        return err_set(err, -EOPNOTSUPP, "trtype '%s' is not supported (TCP is)", o->trtype);
-    if (!o->adrfam || !o->adrfam[0])
-        p->family = AF_UNSPEC;
-    else if (strcasecmp(o->adrfam, "IPv4") == 0)
-        p->family = AF_INET;
-    else if (strcasecmp(o->adrfam, "IPv6") == 0)
-        p->family = AF_INET6;
-    else
-        return err_set(err, -EINVAL, "adrfam '%s' is neither IPv4 nor IPv6", o->adrfam);
+    if (rc)
+        return rc;
     rc = copy_text(p->traddr, sizeof(p->traddr), o->traddr, "traddr", err);
     if (!rc)
         rc = copy_text(p->trsvcid, sizeof(p->trsvcid),
