@@ -52,9 +52,9 @@ class Delay:
         return (waited_ns(self.pids) - self.before) / 1e9 / (time.monotonic() - self.start)
 
 
-def run_client(argv, pids=(), environment=None):
+def run_client(argv, pids=(), environment=None, cpu=CLIENT_CPU):
     """A client pinned to its CPU. Returns what it printed and the run-queue delay of it and of pids."""
-    process = subprocess.Popen(["taskset", "-c", str(CLIENT_CPU), *map(str, argv)], text=True, stdin=subprocess.DEVNULL,
+    process = subprocess.Popen(["taskset", "-c", str(cpu), *map(str, argv)], text=True, stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **(environment or {})})
     delay = Delay(process.pid, *pids)
     out, problem = process.communicate(timeout=300)
@@ -85,10 +85,11 @@ def img_bench(socket, ios, depth, pids=()):
 
 
 def fio(path, seconds, depth, rw="randread", bs="4k"):
-    """fio with io_uring and O_DIRECT on a file: IOPS and delay."""
+    """fio with io_uring and O_DIRECT on a file: IOPS and delay. On the CPU on which the service submits: a disk's interrupts may
+    all come to one CPU, and whoever submits there pays for them."""
     out, delay = run_client(["fio", "--name=raw", f"--filename={path}", "--ioengine=io_uring", "--direct=1", f"--rw={rw}",
                              f"--bs={bs}", f"--iodepth={depth}", f"--runtime={seconds}", "--time_based",
-                             "--output-format=json", "--norandommap", "--gtod_reduce=1"])
+                             "--output-format=json", "--norandommap", "--gtod_reduce=1"], cpu=SERVER_CPU)
     job = json.loads(out[out.index("{"):])["jobs"][0]
     return job["read"]["iops"] + job["write"]["iops"], delay
 

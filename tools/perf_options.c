@@ -59,6 +59,7 @@ static const char usage_text[] =
     "* --offset BLOCKS       where it begins\n"
     "* --reset-every SECONDS reset the device so often, with commands in flight\n"
     "  --spin-us N           poll this long before sleeping; default 20\n"
+    "  --yield               give way to others of the same CPU while polling\n"
     "Verification (destroys what the range holds):\n"
     "* --verify              every block carries LBA, generation and CRC; anything lost, stale, "
     "torn, duplicated or\n"
@@ -207,6 +208,7 @@ enum {
     OPT_VUID,
     OPT_RUN_DIR,
     OPT_SPIN,
+    OPT_YIELD,
     OPT_JSON,
     OPT_STATUS,
     OPT_QUIET,
@@ -249,6 +251,7 @@ static const struct option long_options[] = {
     {"vuid", required_argument, NULL, OPT_VUID},
     {"run-dir", required_argument, NULL, OPT_RUN_DIR},
     {"spin-us", required_argument, NULL, OPT_SPIN},
+    {"yield", no_argument, NULL, OPT_YIELD},
     {"json", no_argument, NULL, OPT_JSON},
     {"status", required_argument, NULL, OPT_STATUS},
     {"quiet", no_argument, NULL, OPT_QUIET},
@@ -418,6 +421,9 @@ static bool set_option(struct perf_options *o, struct names *names, int opt, cha
         return true;
     case OPT_SPIN:
         return parse_u32(arg, 0, 1000000, &o->spin_us);
+    case OPT_YIELD:
+        o->yield = true;
+        return true;
     case OPT_JSON:
         o->json = true;
         return true;

@@ -32,6 +32,7 @@ struct perf_options {
     unsigned ndisks;
     const char *run_dir;
     uint32_t spin_us;
+    bool yield;
     double status_s;
     bool json, quiet;
 };

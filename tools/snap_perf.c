@@ -215,7 +215,7 @@ static void take_outcome(const struct perf *p, unsigned i, struct perf_outcome *
 
 static int run(struct perf *p)
 {
-    struct run_opts ro = {.spin_us = p->o.spin_us, .tick = tick, .arg = p};
+    struct run_opts ro = {.spin_us = p->o.spin_us, .yield = p->o.yield, .tick = tick, .arg = p};
     struct perf_outcome *disks = calloc(p->o.ndisks, sizeof(*disks)),
                         *sum = calloc(1, sizeof(*sum));
     int rc = disks && sum ? 0 : perf_wrong("no memory");

@@ -405,6 +405,12 @@ void bdev_complete(struct bdev_req *req, int rc)
     req->done(req, rc);
 }
 
+void bdev_expect(struct bdev_channel *ch, uint64_t lba)
+{
+    if (ch->bd->ops->expect && lba < atomic_load_explicit(&ch->bd->nblocks, memory_order_relaxed))
+        ch->bd->ops->expect(ch->ctx, lba);
+}
+
 void bdev_flush_batch(struct bdev_channel *ch)
 {
     ch->bd->ops->flush_batch(ch->ctx);

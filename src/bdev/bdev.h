@@ -88,6 +88,10 @@ struct bdev_ops {
     void (*describe)(void *dev, struct json_t *out);
     /* Control thread, all channels are closed: frees dev. */
     void (*destroy)(void *dev);
+    /* The one slot that may be empty: a read or write that begins at lba, which is on the disk, is
+     * about to be submitted, and what that will touch can be fetched into the cache. On the
+     * reactor, for devices with bdev_info.copies. */
+    void (*expect)(void *ctx, uint64_t lba);
 };
 
 /* ---- for control: the set of devices, control thread ---- */
@@ -138,6 +142,9 @@ struct bdev *bdev_channel_bdev(struct bdev_channel *ch);
  * after BDEV_PENDING done() runs exactly once, never inside this call, also when the device is
  * going away (-ENODEV). */
 int bdev_submit(struct bdev_channel *ch, struct bdev_req *req);
+/* A read or write that begins at lba is about to be submitted: a bdev that copies fetches what it
+ * will need into the cache. A hint; any lba may be given. */
+void bdev_expect(struct bdev_channel *ch, uint64_t lba);
 void bdev_flush_batch(struct bdev_channel *ch);
 int bdev_detach(struct bdev_channel *ch, struct bdev_req *req);
 void bdev_cancel(struct bdev_channel *ch, struct bdev_req *req);

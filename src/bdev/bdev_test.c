@@ -69,8 +69,16 @@ static void fake_destroy(void *dev)
 }
 
 static const struct bdev_ops fake_ops = {
-    "fake",           "Fake disk", fake_open,   fake_close,    fake_submit,
-    fake_flush_batch, fake_detach, fake_cancel, fake_describe, fake_destroy,
+    .kind = "fake",
+    .product = "Fake disk",
+    .open_channel = fake_open,
+    .close_channel = fake_close,
+    .submit = fake_submit,
+    .flush_batch = fake_flush_batch,
+    .detach = fake_detach,
+    .cancel = fake_cancel,
+    .describe = fake_describe,
+    .destroy = fake_destroy,
 };
 
 struct bench {

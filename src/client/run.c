@@ -4,6 +4,7 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -119,6 +120,8 @@ int run_loads(struct run_load *loads, unsigned n, const struct run_opts *opts)
             r.last_work_ns = now;
         else if (now - r.last_work_ns > (uint64_t)opts->spin_us * 1000)
             sleep_on_all(&r, now);
+        else if (opts->yield)
+            sched_yield();
     }
     free(r.fds);
     for (unsigned i = 0; i < n; i++)

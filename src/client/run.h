@@ -16,6 +16,7 @@ struct run_load {
 
 struct run_opts {
     uint32_t spin_us;   /* polls this long before it sleeps */
+    bool yield;         /* while it polls without success, others of its CPU may run */
     bool stop_together; /* a load that fails ends the main phases of all others */
     /* About every 20 ms. False: end the main phases. */
     bool (*tick)(void *arg);

@@ -18,13 +18,19 @@ enum { NVME_PENDING = 0xffff }; /* none yet: the command goes on */
 /* What a bdev's result (0 or -errno) of this operation is to a host. */
 nvme_status nvme_status_of(int rc, enum bdev_op op);
 
+/* SLBA of a Read, Write or Write Zeroes, unchecked. */
+static inline uint64_t nvme_rw_slba(const struct nvme_sqe *sqe)
+{
+    return le32_get(sqe->cdw10) | (uint64_t)le32_get(sqe->cdw11) << 32;
+}
+
 /* The blocks of a Read, Write or Write Zeroes on a namespace of nblocks, which has no protection
  * information; *lba and *count (1-based) are written on SUCCESS only. Once per I/O: inline. */
 static inline nvme_status nvme_rw_range(const struct nvme_sqe *sqe, uint64_t nblocks, uint64_t *lba,
                                         uint32_t *count)
 {
     uint32_t cdw12 = le32_get(sqe->cdw12), n = NVME_RW_NLB(cdw12) + 1;
-    uint64_t first = le32_get(sqe->cdw10) | (uint64_t)le32_get(sqe->cdw11) << 32;
+    uint64_t first = nvme_rw_slba(sqe);
 
     if (unlikely(!checked_range(first, n, nblocks)))
         return NVME_DNR(NVME_SC_LBA_RANGE);

@@ -303,6 +303,7 @@ void nvme_error_log(struct nvme_dev *dev, const struct nvme_req *req);
 void nvme_admin_start(struct nvme_req *req);
 void nvme_admin_sq_drained(struct nvme_sq *sq); /* Delete I/O SQ goes on */
 void nvme_io_start(struct nvme_req *req);
+void nvme_io_expect(const struct nvme_req *req); /* to be started soon: its bdev may prepare */
 nvme_status nvme_identify(struct nvme_req *req);
 nvme_status nvme_get_features(struct nvme_req *req);
 nvme_status nvme_set_features(struct nvme_req *req);

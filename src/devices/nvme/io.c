@@ -75,6 +75,16 @@ static nvme_status map_blocks(struct nvme_req *req, const struct nvme_dev_ns *ns
     return nvme_map_data(req, bytes, prot);
 }
 
+void nvme_io_expect(const struct nvme_req *req)
+{
+    const struct nvme_sqe *sqe = &req->rec->sqe;
+    struct nvme_dev_ns *ns;
+
+    if ((sqe->opc == NVME_CMD_READ || sqe->opc == NVME_CMD_WRITE) &&
+        nvme_dev_ns_get(req->sq->dev, le32_get(sqe->nsid), &ns) == NVME_SC_SUCCESS && ns->copies)
+        bdev_expect(ns->channel, nvme_rw_slba(sqe));
+}
+
 static nvme_status io_read(struct nvme_req *req)
 {
     struct nvme_dev *dev = req->sq->dev;

@@ -35,6 +35,8 @@ struct vblk_req {
     struct vblk_queue *q;  /* NULL: never used */
     struct vblk_req *next; /* held */
     struct virtq_iov io;
+    int mapped;                      /* 0, or why its chain is no request */
+    struct virtio_blk_req_head head; /* our copy; zero when the chain is too short for one */
     uint32_t type;
     uint32_t step, steps; /* ranges of a discard or write zeroes; they lie in big */
     uint32_t resent;      /* BDEV_RESENT: recovered, a service before us may have sent it */
@@ -170,6 +172,8 @@ bool vblk_queue_held(const struct vblk_queue *q); /* may not fetch */
 
 /* ---- request.c ---- */
 void vblk_req_start(struct vblk_queue *q, unsigned slot, uint32_t resent); /* 0 or BDEV_RESENT */
+/* A batch of new ones, in order. */
+void vblk_reqs_start(struct vblk_queue *q, const uint16_t *slots, unsigned n);
 /* Ends a recovered chain with an I/O error, not executed. */
 void vblk_req_fail(struct vblk_queue *q, unsigned slot);
 /* It is told to only read the disk; any other, and one that cannot be told from it, may write. */

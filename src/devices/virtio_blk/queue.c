@@ -12,12 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum {
-    MAX_STARTS = 2,
-    /* Of a batch that a bdev copies itself, so many are answered together: the host refills the
-     * queue while the rest is copied. */
-    POST_EARLY = 8,
-};
+enum { MAX_STARTS = 2 };
 
 /* ---- opening and closing ---- */
 
@@ -312,11 +307,7 @@ unsigned vblk_queue_fetch(struct vblk_queue *q)
         return 0;
     }
     virtq_relax(q->vq);
-    for (unsigned i = 0; i < n; i++) {
-        if (i > 0 && i % POST_EARLY == 0 && q->dev->disk.copies && virtq_has_done(q->vq))
-            q->call |= virtq_post(q->vq);
-        vblk_req_start(q, slots[i], 0);
-    }
+    vblk_reqs_start(q, slots, n);
     look_if_broken(q);
     return n;
 }

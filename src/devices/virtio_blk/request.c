@@ -12,7 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PENDING = 0xff }; /* of a start: no status yet */
+enum {
+    PENDING = 0xff, /* of a start: no status yet */
+    /* Of a batch that a bdev copies itself, so many are answered together: the host refills the
+     * queue while the rest is copied. */
+    POST_EARLY = 8,
+};
 
 /* ---- iovecs ---- */
 
@@ -396,22 +401,44 @@ static uint8_t start_ranges(struct vblk_req *req)
 
 /* ---- start ---- */
 
+/* A start has three parts, so that what one request waits for in memory can be fetched while those
+ * before it are executed. */
+
+static void map(struct vblk_req *req)
+{
+    req->state = VBLK_REQ_ACTIVE;
+    req->type = UINT32_MAX;
+    req->steps = 0;
+    req->mapped = map_chain(req);
+    if (likely(req->mapped == 0 && req->io.nreadable > 0))
+        __builtin_prefetch(req->io.iov[0].iov_base);
+}
+
+static void read_head(struct vblk_req *req)
+{
+    const struct vblk_disk *d = &req->q->dev->disk;
+
+    req->head = (struct virtio_blk_req_head){0};
+    if (unlikely(req->mapped < 0 || req->io.readable_bytes < sizeof(req->head)))
+        return;
+    if (likely(req->io.iov[0].iov_len >= sizeof(req->head)))
+        memcpy(&req->head, req->io.iov[0].iov_base, sizeof(req->head)); /* the one read */
+    else
+        copy_out(&req->io, 0, &req->head, sizeof(req->head));
+    req->type = le32_get(req->head.type);
+    if (d->copies && d->channel && req->type <= VIRTIO_BLK_T_OUT)
+        bdev_expect(d->channel, le64_get(req->head.sector) >> (d->block_shift - 9));
+}
+
 static uint8_t execute(struct vblk_req *req)
 {
-    struct virtio_blk_req_head head = {0};
-
-    if (unlikely(req->io.readable_bytes < sizeof(head)))
+    if (unlikely(req->io.readable_bytes < sizeof(req->head)))
         return VIRTIO_BLK_S_IOERR;
-    if (likely(req->io.iov[0].iov_len >= sizeof(head)))
-        memcpy(&head, req->io.iov[0].iov_base, sizeof(head)); /* the one read of guest memory */
-    else
-        copy_out(&req->io, 0, &head, sizeof(head));
-    req->type = le32_get(head.type);
     switch (req->type) {
     case VIRTIO_BLK_T_IN:
-        return start_rw(req, le64_get(head.sector), false);
+        return start_rw(req, le64_get(req->head.sector), false);
     case VIRTIO_BLK_T_OUT:
-        return start_rw(req, le64_get(head.sector), true);
+        return start_rw(req, le64_get(req->head.sector), true);
     case VIRTIO_BLK_T_FLUSH:
         return start_flush(req);
     case VIRTIO_BLK_T_GET_ID:
@@ -450,17 +477,12 @@ static void refuse(struct vblk_req *req, int rc)
     virtq_break(q->vq, rc == -EFAULT ? "a chain is not in guest memory" : "a chain is not legal");
 }
 
-static void start(struct vblk_req *req)
+static void launch(struct vblk_req *req)
 {
     uint8_t status;
-    int rc;
 
-    req->state = VBLK_REQ_ACTIVE;
-    req->type = UINT32_MAX;
-    req->steps = 0;
-    rc = map_chain(req);
-    if (unlikely(rc < 0)) {
-        refuse(req, rc);
+    if (unlikely(req->mapped < 0)) {
+        refuse(req, req->mapped);
         return;
     }
     if (unlikely(!req->io.last)) { /* no status byte: it goes back as it came */
@@ -474,6 +496,13 @@ static void start(struct vblk_req *req)
         finish(req, status);
 }
 
+static void start(struct vblk_req *req)
+{
+    map(req);
+    read_head(req);
+    launch(req);
+}
+
 static struct vblk_req *req_at(struct vblk_queue *q, unsigned slot)
 {
     struct vblk_req *req = &q->reqs[slot];
@@ -485,13 +514,38 @@ static struct vblk_req *req_at(struct vblk_queue *q, unsigned slot)
     return req;
 }
 
-void vblk_req_start(struct vblk_queue *q, unsigned slot, uint32_t resent)
+static struct vblk_req *begin(struct vblk_queue *q, unsigned slot, uint32_t resent)
 {
     struct vblk_req *req = req_at(q, slot);
 
     req->resent = resent;
     virtq_set_starts(q->vq, slot, (uint8_t)(virtq_starts(q->vq, slot) + 1));
-    start(req);
+    return req;
+}
+
+void vblk_req_start(struct vblk_queue *q, unsigned slot, uint32_t resent)
+{
+    start(begin(q, slot, resent));
+}
+
+void vblk_reqs_start(struct vblk_queue *q, const uint16_t *slots, unsigned n)
+{
+    if (!q->dev->disk.copies) { /* nothing takes long enough to look ahead */
+        for (unsigned i = 0; i < n; i++)
+            start(begin(q, slots[i], 0));
+        return;
+    }
+    for (unsigned i = 0; i < n + 2; i++) {
+        if (i < n)
+            map(begin(q, slots[i], 0));
+        if (i >= 1 && i <= n)
+            read_head(&q->reqs[slots[i - 1]]);
+        if (i < 2)
+            continue;
+        if (i % POST_EARLY == 0 && virtq_has_done(q->vq))
+            q->call |= virtq_post(q->vq);
+        launch(&q->reqs[slots[i - 2]]);
+    }
 }
 
 bool vblk_req_reads(struct vblk_queue *q, unsigned slot)
