@@ -6,6 +6,7 @@ import json
 import os
 import time
 
+import packets
 import pytest
 from conftest import available
 from target import Target
@@ -14,6 +15,7 @@ from vm import HOST_FROM_GUEST, VM
 NQN = "nqn.2024-01.io.opensnap:target"
 KERNELS = {"linux-6.1": ("system", "6.1"), "linux-new": ("backports", "backports")}
 SIZE_MB = 64
+SLOW_SECONDS = 30  # a disconnect takes about one
 
 FIO = ("fio --name=verify --filename={path} --rw=randrw --bsrange=4k-256k --iodepth=32 --numjobs=1 --ioengine=libaio --direct=1 "
        "--size={size}M --verify=crc32c --verify_fatal=1 --verify_backlog=256 --randseed={seed} --output-format=json")
@@ -37,7 +39,9 @@ class Chain:
         for _ in range(2):
             rpc("nvmf_subsystem_add_listener", nqn=NQN, listen_address=self.address("0"))
         self.ports = [a["trsvcid"] for a in self.subsystem()["listen_addresses"]]
-        self.vm = VM(name="host", qemu=qemu, kernel=kernel, network=True, modules=("nvme-tcp",)).start_vm()
+        self.record = folder / "net.pcap"
+        self.vm = VM(name="host", qemu=qemu, kernel=kernel, network=True, modules=("nvme-tcp",),
+                     args=packets.record(self.record)).start_vm()
         self.path = None
 
     @staticmethod
@@ -54,11 +58,21 @@ class Chain:
         self.vm.check(f"nvme connect -t tcp -a {HOST_FROM_GUEST} -s {self.ports[port]} -n {NQN} {' '.join(more)}", timeout=60)
 
     def disconnect(self):
+        begin = time.monotonic()
         self.vm.run(f"nvme disconnect -n {NQN}", timeout=150)
+        if time.monotonic() - begin > SLOW_SECONDS:
+            self.explain_slowness()
         deadline = time.monotonic() + 20
         while self.controllers():
             assert time.monotonic() < deadline, "a controller is left behind"
             time.sleep(0.1)
+
+    def explain_slowness(self):
+        """Linux 6.1 sometimes waits for an admin command for a minute when it disconnects. Ours to mend if the command was sent."""
+        ports = {int(p) for p in self.ports}
+        words = packets.last_words(self.record, ports)
+        assert not packets.unanswered(self.record, ports, SLOW_SECONDS / 2), words
+        print(f"the guest waited for a command that it had not sent:\n{words}\n{self.vm.run('dmesg -c')[1]}")
 
     def disk(self, nsid=1):
         """Path of a namespace: kernels count disks, not NSIDs."""
@@ -72,6 +86,7 @@ class Chain:
     def stop(self):
         self.vm.stop()
         self.target.stop()
+        self.record.unlink(missing_ok=True)
 
 
 def finished(job, timeout=150):
