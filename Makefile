@@ -7,7 +7,7 @@ DESTDIR ?=
 PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := all
-.PHONY: all demo test check-fast check-models check-debian13 check-aarch64 analyze bench bench-compare soak install clean help
+.PHONY: all demo test check-fast check-models check-debian13 check-aarch64 check-tsan analyze bench bench-compare soak install clean help
 
 all: ## build everything into build/ (installs the Debian packages this needs, if any is missing)
 	@scripts/build.sh $(BUILD_DIR)
@@ -33,6 +33,10 @@ check-debian13: ## build and test with Debian 13's compilers, in a file tree of 
 check-aarch64: ## cross-build for aarch64; all unit, wire and recovery tests under qemu-user
 	@scripts/deps.sh build test
 	@$(PYTHON) tests/run --suite unit-aarch64-all --suite wire-aarch64-all --suite recovery-aarch64
+
+check-tsan: ## rpc, wire, nvmeof, target and recovery under ThreadSanitizer
+	@scripts/deps.sh build test
+	@$(PYTHON) tests/run --suite unit-tsan --suite rpc-tsan --suite wire-tsan --suite nvmeof-tsan --suite target-tsan --suite recovery-tsan
 
 analyze: ## gcc -fanalyzer and cppcheck; what they find wrongly is explained in tests/style/analyze_exceptions.txt
 	@scripts/deps.sh build test

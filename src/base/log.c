@@ -59,14 +59,12 @@ bool log_limit_pass(struct log_limit *limit)
 
     clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
     now_ms = (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-    if (now_ms - limit->window_start_ms >= 1000) {
-        limit->window_start_ms = now_ms;
-        limit->lines = 0;
+    if (now_ms - atomic_load_explicit(&limit->window_start_ms, memory_order_relaxed) >= 1000) {
+        atomic_store_explicit(&limit->window_start_ms, now_ms, memory_order_relaxed);
+        atomic_store_explicit(&limit->lines, 0, memory_order_relaxed);
     }
-    if (limit->lines >= LINES_PER_SECOND) {
-        limit->dropped++;
-        return false;
-    }
-    limit->lines++;
-    return true;
+    if (atomic_fetch_add_explicit(&limit->lines, 1, memory_order_relaxed) < LINES_PER_SECOND)
+        return true;
+    atomic_fetch_add_explicit(&limit->dropped, 1, memory_order_relaxed);
+    return false;
 }

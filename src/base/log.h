@@ -4,6 +4,7 @@
 #ifndef BASE_LOG_H
 #define BASE_LOG_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -24,8 +25,8 @@ void log_line(enum log_level level, const char *room, const char *fmt, ...)
  *     static struct log_limit limit;
  *     log_limited(&limit, LOG_WARNING, "nvme", "..."); */
 struct log_limit {
-    uint64_t window_start_ms;
-    unsigned lines, dropped;
+    _Atomic uint64_t window_start_ms; /* threads that share one may let a line more or less pass */
+    _Atomic unsigned lines, dropped;
 };
 bool log_limit_pass(struct log_limit *limit);
 

@@ -73,7 +73,7 @@ void conn_settle(struct nvmf_conn *c)
     conn_free_slots(c);
     share_put(c->share);
     c->share = NULL;
-    if (c->counted)
+    if (c->is_known)
         count(c->is_io ? &c->shard->current_io : &c->shard->current_admin, -1);
     c->life.fn = gone;
     reactor_post(c->target->o.control, &c->life);
@@ -110,7 +110,8 @@ void conn_fail(struct nvmf_conn *c, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(why, sizeof(why), fmt, ap);
     va_end(ap);
-    log_limited(&life_limit, LOG_INFO, "nvmf", "host %s: queue %u: %s", c->peer, c->qid, why);
+    log_limited(&life_limit, LOG_INFO, "nvmf", "host %s: queue %u: %s", c->peer,
+                c->is_known ? c->qid : 0, why);
     shut(c);
 }
 
@@ -164,7 +165,7 @@ void conn_up(struct nvmf_conn *c)
     }
     c->stream.rules.max_capsule_bytes = c->capsule_bytes;
     c->state = CONN_UP;
-    c->counted = true;
+    c->is_known = true;
     count(c->is_io ? &s->io_queues : &s->admin_queues, 1);
     count(c->is_io ? &s->current_io : &s->current_admin, 1);
 }

@@ -147,7 +147,8 @@ struct nvmf_conn {
     struct watch watch;
     struct timer tick;
     enum conn_state state;
-    bool is_dirty, is_gone, counted;
+    bool is_dirty, is_gone;
+    bool is_known; /* Connect was accepted, and what control wrote may be read */
     struct list dirty_node, starved_node;
     unsigned phase_ticks;
     unsigned withheld_ticks; /* data that were asked for do not come, and others need the room */

@@ -238,7 +238,7 @@ void io_cancel_all(struct nvmf_conn *c)
 
 void io_flush_batch(struct nvmf_conn *c)
 {
-    for (uint32_t i = 0; i < c->nns; i++) {
+    for (uint32_t i = 0; c->is_known && i < c->nns; i++) {
         if (!c->ns[i] || !c->ns[i]->dirty)
             continue;
         c->ns[i]->dirty = false;

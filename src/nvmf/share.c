@@ -115,7 +115,7 @@ static bool feed_one(struct shard *s)
 
 void share_feed(struct shard *s)
 {
-    while (s->buffers.nfree > 0 && feed_one(s))
+    while (!list_empty(&s->hungry) && s->buffers.nfree > 0 && feed_one(s))
         ;
 }
 
