@@ -396,7 +396,7 @@ static void restart_one(struct nvme_req *req)
                  "crashed: ended with Internal Error",
                  dev->base.name, le16_get(req->rec->sqe.cid), req->sq->qid, req->rec->sqe.opc,
                  atomic_load(&req->rec->starts));
-        nvme_req_finish(req, NVME_SC_INTERNAL_ERROR);
+        nvme_req_finish(req, NVME_DNR(NVME_SC_INTERNAL_ERROR));
         return;
     }
     req->resent = BDEV_RESENT;

@@ -134,7 +134,7 @@ static void a_command_in_two_services_that_crashed_ends_with_an_error(void **sta
     service_start(&x->s, &x->m);
     turns(x);
     assert_true(host_take(&x->h, 1, &cqe));
-    assert_int_equal(cqe_status(&cqe), NVME_SC_INTERNAL_ERROR);
+    assert_int_equal(cqe_status(&cqe), NVME_DNR(NVME_SC_INTERNAL_ERROR));
     assert_int_equal(disk.submits, 0);
 }
 
