@@ -234,6 +234,8 @@ static void tick(struct timer *t)
 {
     struct nvmf_conn *c = container_of(t, struct nvmf_conn, tick);
 
+    if (c->is_known && c->is_io && c->away > 0)
+        atomic_store_explicit(&c->awaited_ms, now_ms(), memory_order_relaxed);
     if ((c->state == CONN_IC || c->state == CONN_NEW) && ++c->phase_ticks > PHASE_TICKS)
         conn_fail(c, "it did not say which queue it is within %d s", PHASE_TICKS);
     else if (nvme_tcp_half_way(&c->stream) && ++c->stream.in_ticks > PHASE_TICKS)

@@ -184,6 +184,35 @@ static uint64_t last_sign(const struct nvmf_ctrl *ctrl)
     return last;
 }
 
+/* The same, or when one of its commands was last seen under way. */
+static uint64_t last_use(const struct nvmf_ctrl *ctrl)
+{
+    uint64_t last = last_sign(ctrl);
+
+    list_for_each(it, &ctrl->conns)
+    {
+        const struct nvmf_conn *c = list_entry(it, struct nvmf_conn, node);
+        uint64_t at = atomic_load_explicit(&c->awaited_ms, memory_order_relaxed);
+
+        last = MAX(last, at);
+    }
+    return last;
+}
+
+/* A host that disconnects sends no Keep Alive any more, but may wait for commands and for its own
+ * tables; and Linux waits a minute for the answer to its shutdown when the connection has been
+ * closed under it. So a controller that is in nobody's way has twice the time (a host has to reckon
+ * with that and more, TP4129), and all of it behind its last command. With a Connect that waits for
+ * its end it has what the host has set, whatever is under way. */
+static bool is_silent(const struct nvmf_ctrl *ctrl)
+{
+    uint64_t now = now_ms(), kato = ctrl->kato_ms;
+
+    if (list_empty(&ctrl->suitors))
+        return kato && now > last_use(ctrl) + 2 * kato + KATO_GRACE_MS;
+    return now > last_sign(ctrl) + (kato ? kato + KATO_GRACE_MS : SILENT_MS);
+}
+
 static void look(struct timer *t);
 
 void ctrl_look(struct nvmf_ctrl *ctrl)
@@ -199,8 +228,7 @@ void ctrl_look(struct nvmf_ctrl *ctrl)
 static void look(struct timer *t)
 {
     struct nvmf_ctrl *ctrl = container_of(t, struct nvmf_ctrl, watchdog);
-    uint64_t now = now_ms(), last = last_sign(ctrl);
-    uint64_t limit = ctrl->kato_ms ? (uint64_t)ctrl->kato_ms + KATO_GRACE_MS : SILENT_MS;
+    uint64_t last = last_sign(ctrl);
 
     list_for_each_safe(it, &ctrl->suitors)
     {
@@ -211,7 +239,7 @@ static void look(struct timer *t)
         list_remove(&c->suitor_node); /* it is alive */
         ctrl_connect(&c->first);
     }
-    if (!ctrl->ending && (ctrl->kato_ms || !list_empty(&ctrl->suitors)) && now > last + limit)
+    if (!ctrl->ending && is_silent(ctrl))
         ctrl_end(ctrl, "keep-alive timeout");
     else
         ctrl_look(ctrl);

@@ -173,8 +173,9 @@ struct nvmf_conn {
     unsigned ic_left;
     char *buf; /* of CONN_BUF_BYTES */
 
-    /* read by control: when something came last, monotonic ms */
-    _Atomic uint64_t active_ms;
+    /* read by control, monotonic ms: when something came last; when we last saw that the host waits
+     * for us, looked at once in a second */
+    _Atomic uint64_t active_ms, awaited_ms;
 
     /* control */
     struct nvmf_ctrl *ctrl; /* NULL: before Connect */

@@ -105,6 +105,40 @@ def test_a_silent_one_ends_by_its_keep_alive_timeout(target, connect):
     assert host.admin.end() is None
 
 
+@pytest.fixture
+def slow(target, subsystem):
+    """The NQN of a subsystem whose writes take 1.5 s."""
+    nqn = subsystem(blocks=0)
+    latency = {"avg_read_latency": 0, "p99_read_latency": 0, "avg_write_latency": 1500000, "p99_write_latency": 1500000}
+    target.rpc("bdev_malloc_create", name="Base", block_size=512, num_blocks=64)
+    target.rpc("bdev_delay_create", name="Slow", base_bdev_name="Base", **latency)
+    target.rpc("nvmf_subsystem_add_ns", nqn=nqn, namespace={"bdev_name": "Slow"})
+    yield nqn
+    target.rpc("nvmf_delete_subsystem", nqn=nqn)
+    target.rpc("bdev_delay_delete", name="Slow")
+    target.rpc("bdev_malloc_delete", name="Base")
+
+
+def test_a_host_that_waits_for_a_command_is_not_silent(target, connect, slow):
+    """Linux sends no Keep Alive while it disconnects, and its shutdown comes behind its last write."""
+    host = connect(slow, io_queues=1, kato=300)
+    assert host.io[0].write(0, bytes(512)).status == 0
+    host.admin.works(0)
+    assert host.admin.end() is None  # behind it, silence counts again
+    target.settles(lambda: not is_there(target, host))
+
+
+def test_a_connect_that_waits_has_no_patience(target, connect, slow):
+    """With a write under way, too: the old controller ends by the time that its host has set, and the write before the new one."""
+    host = connect(slow, io_queues=1, kato=300)
+    host.io[0].start_write(0, bytes(512))
+    begin = time.monotonic()
+    connect(slow, hostnqn=host.hostnqn, hostid=host.hostid, kato=20000)
+    assert time.monotonic() - begin > 1
+    assert host.admin.end() is None and host.io[0].end() is None
+    assert not is_there(target, host)
+
+
 def kernel_timer(ours, its_port):
     """Of the target's end of a connection: "02" is the kernel's keep-alive, and the seconds until it is due."""
     def words(port):
