@@ -22,7 +22,7 @@ test: ## every test, as CI runs it; ends with "N passed, M failed"
 	@scripts/build.sh $(BUILD_DIR)
 	@$(PYTHON) tests/run
 
-check-fast: ## style, unit, rpc and wire tests: a few minutes
+check-fast: ## style, unit, cost, rpc and wire tests: a few minutes
 	@scripts/build.sh $(BUILD_DIR)
 	@$(PYTHON) tests/run --fast
 

@@ -13,7 +13,7 @@ sys.path[:0] = [str(ROOT / "tests" / "lib"), str(ROOT / "tests" / "guest"), str(
 
 import cache  # noqa: E402  (needs the path above)
 from nvme import Nvme  # noqa: E402,F401
-from snap import Snap, program  # noqa: E402
+from snap import RpcError, Snap, program  # noqa: E402,F401
 from target import Target  # noqa: E402
 from vblk import vblk_disk  # noqa: E402
 
@@ -28,6 +28,20 @@ PFS = {"NVME_EMULATION_NUM_PF": 1, "NVME_EMULATION_NUM_VF": 0, "VIRTIO_BLK_EMULA
 
 class BenchError(Exception):
     """A measurement that says nothing, and why."""
+
+
+class Skipped(BenchError):
+    """A measurement that was not made, and why; nothing is wrong."""
+
+
+class UnrecordedSnap(Snap):
+    """A service that keeps no records: a build that exists to be measured."""
+
+    def __init__(self, *args, **kw):
+        super().__init__(*args, env={"SNAP_NO_RECORDS": "measure"}, **kw)
+
+    def _spawn(self, name, args, log):
+        return super()._spawn("snap_service_no_records" if name == "snap_service" else name, args, log)
 
 
 def waited_ns(pids):

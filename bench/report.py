@@ -24,9 +24,15 @@ def spread(side, unit):
 
 
 def ratio(row):
-    """Ours over the first peer, run by run: the sides were run in turn."""
+    """Ours over the first peer, run by run: the sides were run in turn. NaN where the peer has none of it."""
     ours, peer = row["sides"]["ours"], next(v for k, v in row["sides"].items() if k != "ours")
-    return statistics.median(a["value"] / b["value"] for a, b in zip(ours, peer))
+    return statistics.median(a["value"] / b["value"] if b["value"] else float("nan") for a, b in zip(ours, peer))
+
+
+def compared(row):
+    """A line of a comparison of two builds."""
+    return f"| {row['name']} | {spread(row['sides']['A'], row['unit'])} | {spread(row['sides']['ours'], row['unit'])} {row['unit']} | " \
+           f"{ratio(row):.2f} | {noise(row)} |"
 
 
 def verdict(row):
@@ -45,14 +51,17 @@ def goal_words(row):
     return f"{'>=' if row['better'] == 'more' else '<='} {number(row['goal'], row['unit'])} {row['unit']}"
 
 
+def noise(row):
+    longest = max(run["delay"] for side in row["sides"].values() for run in side)
+    return f"{100 * longest:.0f} %" + (" (noisy)" if longest > NOISY else "")
+
+
 def line(row):
     unit = row["unit"]
     peers = [f"{name}: {spread(side, unit)}; **{ratio(row):.2f}x**" for name, side in row["sides"].items() if name != "ours"]
-    delays = [run["delay"] for side in row["sides"].values() for run in side]
-    noise = f"{100 * max(delays):.0f} %" + (" (noisy)" if max(delays) > NOISY else "")
     reached = {True: "yes", False: "**no**", None: "-"}[verdict(row)]
     return f"| {row['name']} | {spread(row['sides']['ours'], unit)} {unit} | {'; '.join(peers) or '-'} | {goal_words(row)} | " \
-           f"{reached} | {noise} |"
+           f"{reached} | {noise(row)} |"
 
 
 def table(result):

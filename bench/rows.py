@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What is measured: groups of rows that share a set-up.
 
-A group is a generator function: it starts what it needs and yields rows. A row has sides, each a function without arguments
-that makes one run and returns a Run; "ours" is what a goal speaks of, others are peers on the same machine. The driver runs
-the sides in turn, so that what the machine does to one it does to the others."""
+A group is a generator function: it starts what it needs and yields rows. The driver runs the sides of a row in turn, so that
+what the machine does to one it does to the others."""
 import contextlib
 import json
 import os
@@ -11,84 +10,39 @@ import socket
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
+import guest
 import measure as m
 from measure import BenchError
+from row import Row, Run, once
+from setups import cost, fill, load, memory, null, nvme, service, vblk
 
-
-@dataclass
-class Run:
-    value: float
-    delay: float = 0.0  # share of the time in which a process of ours waited for its CPU
-    more: dict = field(default_factory=dict)
-
-
-@dataclass
-class Row:
-    name: str
-    unit: str
-    goal: float
-    sides: dict
-    better: str = "more"          # or "less"
-    goal_of: str = "value"        # or "ratio": ours over the first peer
-
-
-# ---- set-ups ----
-
-@contextlib.contextmanager
-def service(topology=None, mask=m.SERVER_MASK, args=()):
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder, \
-            m.Snap(folder, topology=topology or m.PFS, mask=mask, service_args=args) as snap:
-        yield snap
-
-
-@contextlib.contextmanager
-def nvme(bdev):
-    with service() as snap:
-        bdev(snap)
-        snap.nvme_disk("Disk")
-        yield snap, snap.vfio_socket(), ("--doorbells", "mapped")
-
-
-@contextlib.contextmanager
-def vblk(bdev):
-    with service() as snap:
-        bdev(snap)
-        yield snap, m.vblk_disk(snap, "Disk")[1], ()
-
-
-def null(snap):
-    snap.rpc("bdev_null_create", name="Disk", block_size=512, num_blocks=m.BLOCKS)
-
-
-def memory(snap):
-    snap.rpc("bdev_malloc_create", name="Disk", block_size=512, num_blocks=m.BLOCKS)
-
-
-def fill(snap, sock, extra):
-    """Every page of the disk is there, as in a disk that is in use."""
-    m.perf([sock], 60, 16, "128k", "write", (*extra, "--ios", m.BLOCKS * 512 >> 17))
-
-
-def load(snap, sock, seconds, depth, bs="4k", extra=(), rw="randread", unit="iops"):
-    """One run of snap_perf. The service's reactor polls all the time, so its time a command is an upper bound of the cost."""
-    def run():
-        got, delay = m.perf([sock], seconds, depth, bs, rw, extra, (snap.service.pid,))
-        value = got["iops"] if unit == "iops" else got["iops"] * got["bs_bytes"] / 1e9
-        latency = got["write_latency"] if "write" in rw else got["read_latency"]
-        return Run(value, delay, {"p50_us": latency["p50_us"], "p99_us": latency["p99_us"]})
-    return run
-
-
-# ---- groups ----
 
 def nvme_null(seconds):
     """NVMe over vfio-user, null bdev: the cost of the device model alone."""
     with nvme(null) as (snap, sock, extra):
         for depth, goal in ((1, 1.15e6), (16, 3.5e6), (128, 4.6e6)):
             yield Row(f"NVMe, null, 4 KiB, depth {depth}", "IOPS", goal, {"ours": load(snap, sock, seconds, depth, extra=extra)})
+
+
+def service_cost(seconds):
+    """Time-stamp cycles of the service per command, null bdev: what its reactor was busy, by its own count."""
+    for name, kind, goal in (("NVMe", nvme, 400), ("virtio-blk", vblk, 0)):
+        with kind(null) as (snap, sock, extra):
+            for depth in (1, 64):
+                yield Row(f"{name}, null, 4 KiB, depth {depth}: service cost", "cycles", goal if depth == 64 else 0,
+                          {"ours": cost(snap, sock, seconds, depth, extra)}, better="less")
+
+
+def recovery_records(seconds):
+    """Recovery records on against off: the same null disk served by a build that leaves them out."""
+    for name, kind in (("NVMe", nvme), ("virtio-blk", vblk)):
+        with kind(null) as (snap, sock, extra), kind(null, records=False) as (bare, bare_sock, _):
+            for depth in (1, 16, 128):
+                yield Row(f"{name}, null, 4 KiB, depth {depth}, records on against off", "IOPS", 0,
+                          {"ours": load(snap, sock, seconds, depth, extra=extra),
+                           "off": load(bare, bare_sock, seconds, depth, extra=extra)})
 
 
 def vblk_null(seconds):
@@ -254,11 +208,6 @@ def after_rest(sock, doorbells, pid):
     return run
 
 
-def once(value):
-    """Measured while the group was set up."""
-    return lambda: Run(value)
-
-
 def start(seconds):
     """From exec to the answer of the first RPC, and the memory then; with an empty journal, beside a running snap_emu."""
     with service() as snap:
@@ -282,4 +231,5 @@ def start(seconds):
         yield Row("resident memory at start", "MiB", 12, {"ours": lambda: Run(resident_bytes_of(snap) / 2**20)}, better="less")
 
 
-GROUPS = {f.__name__: f for f in (nvme_null, vblk_null, in_memory, against_qemu, whole_path, in_file, idle_functions, start)}
+GROUPS = {f.__name__: f for f in (nvme_null, service_cost, vblk_null, recovery_records, in_memory, against_qemu, whole_path, in_file,
+                                  idle_functions, start, guest.in_guest)}

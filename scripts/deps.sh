@@ -61,6 +61,7 @@ iproute2 network namespaces and veth pairs
 gcc-aarch64-linux-gnu cross-build
 qemu-user-static runs what that made
 cppcheck static checks
+valgrind counts instructions
 debian-archive-keyring verifies what tests/guest/cache.py downloads
 LIST
         ;;

@@ -11,12 +11,12 @@ extern const struct rpc_method_table bdev_methods, bdev_delay_methods, bdev_erro
     bdev_nvme_path_methods, emulation_methods, general_methods, nvme_controller_methods,
     nvme_controller_life_methods, nvme_controller_list_methods, nvme_namespace_methods,
     nvme_subsystem_methods, nvmf_host_methods, nvmf_listener_methods, nvmf_namespace_methods,
-    nvmf_stats_methods, nvmf_subsystem_methods, nvmf_transport_methods, vblk_controller_methods,
-    vblk_controller_list_methods;
+    nvmf_stats_methods, nvmf_subsystem_methods, nvmf_transport_methods, reactor_methods,
+    vblk_controller_methods, vblk_controller_list_methods;
 
 /* Rows of the programs' sets of methods. */
 #define COMMON_TABLES                                                                              \
-    &general_methods, &bdev_methods, &bdev_memory_methods, &bdev_file_methods,                     \
+    &general_methods, &reactor_methods, &bdev_methods, &bdev_memory_methods, &bdev_file_methods,   \
         &bdev_delay_methods, &bdev_error_methods, &bdev_nvme_methods,                              \
         &bdev_nvme_discovery_methods, &bdev_nvme_path_methods
 #define SERVICE_TABLES                                                                             \

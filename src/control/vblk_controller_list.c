@@ -114,6 +114,7 @@ static void virtio_blk_controller_dbg_io_stats_get(void *arg, struct rpc_request
     json_object_set_new(o, "queues", queues);
     set_io_counts(o, &total);
     set_number(o, "interrupts", info.counts->interrupts);
+    set_number(o, "kicks", info.counts->kicks);
     set_number(o, "memory_parked", info.counts->memory_parked);
     set_number(o, "in_flight", info.counts->in_flight);
     set_number(o, "bounce_bytes", bdev.bounce_bytes);
@@ -186,7 +187,7 @@ static const struct rpc_method methods[] = {
      "plugged, ...}"},
     {"virtio_blk_controller_dbg_io_stats_get", RPC_PARAMS(ctrl_params), sizeof(struct ctrl_args),
      virtio_blk_controller_dbg_io_stats_get, "I/O counters of a controller and its queues", 0,
-     "{ctrl_id, queues: [{queue_id, read_io_count, ...}], interrupts, recovery, ...}"},
+     "{ctrl_id, queues: [{queue_id, read_io_count, ...}], interrupts, kicks, recovery, ...}"},
     {"virtio_blk_controller_dbg_debug_stats_get", RPC_PARAMS(ctrl_params), sizeof(struct ctrl_args),
      virtio_blk_controller_dbg_debug_stats_get, "indices and state of a controller's virtqueues", 0,
      "{ctrl_id, queues: [{qid, state, hw_available_index, sw_available_index, ...}]}"},

@@ -56,6 +56,7 @@ struct device_counts {
     _Atomic uint64_t adopted, records, live, intent_stored, posted, unpublished;
     _Atomic uint64_t from_area; /* of these, known by a front end's in-flight area only */
     _Atomic uint64_t interrupts, memory_parked;
+    _Atomic uint64_t kicks;     /* of virtqueues, at the end of the newest turn */
     _Atomic uint32_t in_flight; /* at the end of the newest turn */
 };
 /* Single writer, any reader. */

@@ -24,7 +24,8 @@ static void kicked(struct watch *w, uint32_t events)
     uint64_t n;
 
     (void)events;
-    (void)!read(k->fd, &n, sizeof(n));
+    if (read(k->fd, &n, sizeof(n)) == sizeof(n))
+        k->f->kicks_seen += n; /* those of one wake-up are one read */
     function_kick(k->f);
 }
 
@@ -193,6 +194,11 @@ void function_irq(struct function *f, unsigned vector)
     }
     (void)!write(f->irq_fds[vector], &one, sizeof(one));
     f->irqs_sent++;
+}
+
+uint64_t function_kicks_seen(const struct function *f)
+{
+    return f->kicks_seen;
 }
 
 uint64_t function_irqs_sent(const struct function *f)

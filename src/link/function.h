@@ -96,6 +96,8 @@ void function_reg_set64(struct function *f, uint32_t offset, uint64_t value);
 /* Signals an MSI-X vector; without an eventfd it is remembered until there is one. Never blocks. */
 void function_irq(struct function *f, unsigned vector);
 uint64_t function_irqs_sent(const struct function *f);
+/* Kicks of its virtqueues' drivers since the lease; several before a look count as many. */
+uint64_t function_kicks_seen(const struct function *f);
 
 /* virtio: what the device offers. Before adopt() returns. */
 void function_offer(struct function *f, uint64_t features, uint32_t queues, uint32_t queue_size);

@@ -25,7 +25,7 @@ struct function {
     int *irq_fds; /* parts.info.num_msix entries; -1: none */
     bool *irq_pending;
     unsigned nvectors;
-    uint64_t irqs_sent;
+    uint64_t irqs_sent, kicks_seen;
     uint64_t polls;
     bool adopted, failed;
     uint32_t flags_seen; /* what the device model was told last */

@@ -4,6 +4,7 @@
 #ifndef RUNTIME_INSIDE_H
 #define RUNTIME_INSIDE_H
 
+#include "base/tick.h"
 #include "runtime/reactor.h"
 
 #include <pthread.h>
@@ -19,6 +20,7 @@ struct reactor {
     atomic_bool stop;
 
     uint64_t now_us, last_work_us;
+    uint64_t now_ns, busy_ns, idle_ns; /* meter.c: all time up to now_ns is one or the other */
     uint32_t window_us, configured_window_us;
     uint64_t crowd_checked_us, preempted;
     struct list pollers, timers; /* timers: earliest first */
@@ -32,6 +34,8 @@ struct reactor {
     struct watch wake;
     pthread_t thread;
     bool spawned;
+    struct tick_moment made;
+    uint64_t tick_rate; /* 0: nobody has asked */
     char name[16];
 };
 

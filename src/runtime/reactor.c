@@ -30,12 +30,27 @@ enum {
 
 static __thread struct reactor *current;
 
-static uint64_t clock_us(void)
+static uint64_t clock_ns(void)
 {
     struct timespec ts;
 
     clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+/* Begins a turn, or what follows a sleep. What is over counts as busy or idle. */
+static void read_clock(struct reactor *r, bool busy)
+{
+    uint64_t now = clock_ns();
+
+    *(busy ? &r->busy_ns : &r->idle_ns) += now - r->now_ns;
+    r->now_ns = now;
+}
+
+static void begin_turn(struct reactor *r, bool busy)
+{
+    read_clock(r, busy);
+    r->now_us = r->now_ns / 1000;
 }
 
 struct reactor *reactor_current(void)
@@ -68,7 +83,9 @@ struct reactor *reactor_create(const char *name, struct err *err)
     list_init(&r->timers);
     list_init(&r->pollers);
     r->sleep_flag = &r->own_sleep_flag;
-    r->now_us = clock_us();
+    r->made = tick_moment();
+    r->now_ns = clock_ns();
+    r->now_us = r->now_ns / 1000;
     r->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (r->epoll_fd < 0 || r->wake_fd < 0 ||
@@ -195,6 +212,8 @@ static unsigned run_watches(struct reactor *r, int64_t timeout_us)
     int n;
 
     n = wait_events(r, events, timeout_us < 0 ? NULL : &ts);
+    if (timeout_us != 0)
+        read_clock(r, false);
     if (n <= 0)
         return 0;
     r->events = events;
@@ -336,11 +355,12 @@ void reactor_run(struct reactor *r)
     bool worked = false;
 
     current = r;
-    r->last_work_us = r->now_us = clock_us();
+    r->now_ns = clock_ns();
+    r->last_work_us = r->now_us = r->now_ns / 1000;
     while (!atomic_load_explicit(&r->stop, memory_order_relaxed)) {
         unsigned polled, work;
 
-        r->now_us = clock_us();
+        begin_turn(r, worked);
         work = run_mail(r) + timers_run(r);
         polled = run_pollers(r);
         if (polled == 0 || ++busy_turns >= BUSY_TURNS_PER_EPOLL) {

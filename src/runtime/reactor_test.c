@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "runtime/reactor.h"
+#include "runtime/meter.h"
 
 #include "base/util.h"
 
@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -166,6 +167,78 @@ static void pollers_are_flushed_after_work_and_armed_before_sleep(void **state)
     reactor_destroy(r);
 }
 
+struct worker {
+    struct poller p;
+    struct timer t;
+    struct reactor *r;
+    bool at_work;
+};
+
+static void spend_ms(long ms)
+{
+    struct timespec begin, now;
+
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    do
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    while ((now.tv_sec - begin.tv_sec) * 1000 + (now.tv_nsec - begin.tv_nsec) / 1000000 < ms);
+}
+
+static void stop_now(struct timer *t)
+{
+    reactor_stop(container_of(t, struct worker, t)->r);
+}
+
+/* One turn of work that takes 30 ms, then turns of 5 ms each that find nothing. */
+static unsigned work_once(struct poller *p)
+{
+    struct worker *w = container_of(p, struct worker, p);
+
+    if (w->at_work) {
+        spend_ms(30);
+        w->at_work = false;
+        return 1;
+    }
+    if (!w->t.armed)
+        timer_arm(w->r, &w->t, 50, stop_now);
+    spend_ms(5);
+    return 0;
+}
+
+static struct reactor_times times_of(uint32_t window_us)
+{
+    struct worker w = {.p.poll = work_once, .at_work = true};
+    struct reactor_times times;
+
+    w.r = reactor_create("test", NULL);
+    times = reactor_get_times(w.r);
+    assert_true(times.busy_ns == 0 && times.idle_ns == 0);
+    reactor_set_poll_window(w.r, window_us);
+    poller_add(w.r, &w.p);
+    reactor_run(w.r);
+    times = reactor_get_times(w.r);
+    assert_true(reactor_tick_rate(w.r) > 1000000);
+    assert_true(reactor_tick_rate(w.r) == reactor_tick_rate(w.r));
+    poller_remove(w.r, &w.p);
+    reactor_destroy(w.r);
+    return times;
+}
+
+/* However slow the machine is: all turns between the work and the timer are idle. */
+static void work_is_busy_and_polling_in_vain_or_sleep_is_idle(void **state)
+{
+    const uint32_t windows[] = {0, 1000000};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(windows); i++) {
+        struct reactor_times t = times_of(windows[i]);
+
+        assert_true(t.busy_ns >= 30000000);
+        assert_true(t.idle_ns >= 50000000);
+        assert_int_equal(t.sleeps, i == 0);
+        assert_true(t.cpumask != 0 && t.tid > 0);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -173,6 +246,7 @@ int main(void)
         cmocka_unit_test(timers_fire_in_order_of_time),
         cmocka_unit_test(a_watch_removed_by_its_neighbour_does_not_fire),
         cmocka_unit_test(pollers_are_flushed_after_work_and_armed_before_sleep),
+        cmocka_unit_test(work_is_busy_and_polling_in_vain_or_sleep_is_idle),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

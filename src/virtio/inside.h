@@ -13,6 +13,12 @@ enum {
     VIRTQ_PREFETCH = 8,
     VIRTQ_NAME_BYTES = 64,
 };
+/* A build without records measures what they cost, and recovers nothing: docs/performance.md. */
+#ifdef SNAP_LEAVE_OUT_RECORDS
+enum { VIRTQ_RECORDS = 0 };
+#else
+enum { VIRTQ_RECORDS = 1 };
+#endif
 /* Cursors in state memory beyond this make no sense: nothing counted here can get so far. */
 #define VIRTQ_CURSOR_MAX (1ULL << 62)
 

@@ -83,6 +83,8 @@ unsigned virtq_slot_fill(struct virtq *vq, uint64_t index, uint16_t head, uint16
     vq->slots[slot] = (struct virtq_slot){head, ndesc, saved, saved_last, VIRTQ_SLOT_ACTIVE};
     bit_set(vq->busy, head);
     vq->ndesc += ndesc;
+    if (!VIRTQ_RECORDS)
+        return slot;
     rec->start = vq->start;
     rec->head = head;
     rec->ndesc = ndesc;
@@ -98,7 +100,8 @@ void virtq_slot_release(struct virtq *vq, unsigned slot)
     struct virtq_slot *s = &vq->slots[slot];
 
 #ifndef SNAP_LEAVE_OUT_INTENT
-    atomic_store_explicit(&vq->records[slot].index1, 0, memory_order_release);
+    if (VIRTQ_RECORDS)
+        atomic_store_explicit(&vq->records[slot].index1, 0, memory_order_release);
 #endif
     if (vq->packed) {
         vq->next[s->saved_last] = vq->saved_free;

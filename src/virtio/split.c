@@ -71,7 +71,8 @@ unsigned virtq_split_fetch(struct virtq *vq, uint16_t *slots, unsigned max)
         return 0;
     crash_point("vq.fetch.copied");
     vq->avail += i;
-    atomic_store_explicit(&vq->st->avail, vq->avail, memory_order_release);
+    if (VIRTQ_RECORDS)
+        atomic_store_explicit(&vq->st->avail, vq->avail, memory_order_release);
     crash_point("vq.fetch.published");
     return i;
 }

@@ -282,7 +282,7 @@ static inline int driver_add(struct driver *d, const struct seg *segs, unsigned 
     unsigned need = indirect ? 1 : n;
     struct seg ref;
     struct buffer *b;
-    uint16_t desc[16], id;
+    uint16_t desc[16] = {0}, id;
 
     assert_true(n <= 16);
     if (d->nfree < need || (d->packed && d->nids == 0))

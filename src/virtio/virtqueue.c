@@ -68,7 +68,7 @@ static void take_area(struct virtq *vq, const struct virtq_inflight *area)
 {
     static struct log_limit limit;
 
-    if (!area->at)
+    if (!VIRTQ_RECORDS || !area->at)
         return;
     if (area->queue_size < vq->size || (uintptr_t)area->at % 8) {
         log_limited(&limit, LOG_ERROR, "virtio",
@@ -316,7 +316,7 @@ static uint64_t intents(struct virtq *vq, uint32_t n, bool store)
  * follows may have been done by it. */
 static void post(struct virtq *vq, uint32_t n, bool again)
 {
-    uint64_t used = intents(vq, n, !again);
+    uint64_t used = intents(vq, n, VIRTQ_RECORDS && !again);
 
     atomic_thread_fence(memory_order_release); /* all intents before any of the ring */
     crash_point("vq.complete.intent");
@@ -335,7 +335,8 @@ static void post(struct virtq *vq, uint32_t n, bool again)
     if (vq->area)
         virtq_mirror_posted(vq, n, used);
     vq->used = used;
-    atomic_store_explicit(&vq->st->used, used, memory_order_release);
+    if (VIRTQ_RECORDS)
+        atomic_store_explicit(&vq->st->used, used, memory_order_release);
     crash_point("vq.complete.tail");
     for (uint32_t i = 0; i < n; i++)
         virtq_slot_release(vq, vq->done[i].slot);
@@ -396,12 +397,14 @@ bool virtq_arm(struct virtq *vq)
 
 uint8_t virtq_starts(const struct virtq *vq, unsigned slot)
 {
-    return atomic_load_explicit(&vq->records[slot].starts, memory_order_relaxed);
+    return VIRTQ_RECORDS ? atomic_load_explicit(&vq->records[slot].starts, memory_order_relaxed)
+                         : 0;
 }
 
 void virtq_set_starts(struct virtq *vq, unsigned slot, uint8_t starts)
 {
-    atomic_store_explicit(&vq->records[slot].starts, starts, memory_order_release);
+    if (VIRTQ_RECORDS)
+        atomic_store_explicit(&vq->records[slot].starts, starts, memory_order_release);
 }
 
 uint16_t virtq_head(const struct virtq *vq, unsigned slot)

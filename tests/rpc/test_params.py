@@ -11,6 +11,7 @@ WELL_FORMED = {
     "rpc_get_methods": {"current": True, "include_aliases": False},
     "spdk_get_version": {},
     "framework_wait_init": {},
+    "framework_get_reactors": {},
     "snap_log_level_set": {"level": 3},
     "spdk_kill_instance": {"sig_name": "SIGUSR1"},
     "emulation_function_list": {"all": True},

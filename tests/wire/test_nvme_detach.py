@@ -3,6 +3,7 @@
 after 2 s the controller runs on with it."""
 import struct
 import threading
+import time
 
 import pytest
 from nvme import FLUSH, READ, WRITE, pattern, sqe
@@ -54,6 +55,13 @@ class Detach(threading.Thread):
         return self.error
 
 
+def in_time(snap):
+    """A write that was just rung for is with the disk, and has the latency of that moment."""
+    deadline = time.monotonic() + 10
+    while not snap.rpc("bdev_get_bdevs", name="Slow")[0]["driver_specific"]["delay"]["held"]:
+        assert time.monotonic() < deadline, "the write never reached the disk"
+
+
 def attached(n):
     return [nsid for nsid in struct.unpack("<1024I", n.identify(ATTACHED_LIST)) if nsid]
 
@@ -63,6 +71,7 @@ def test_a_disk_that_does_not_answer_stays(snap, nvme, late, neighbour):
     nvme.memory.write(at, pattern(1, 512))
     late(LATE_US)
     write = q.submit(nvme.rw(WRITE, 8, 1, at, nsid=2))
+    in_time(snap)
     late(0)
     assert q.run(nvme.rw(READ, 9, 1, at + 4096, nsid=2)).status == "SUCCESS"
     both = [Detach(snap), Detach(snap)]     # one waits for the disk, the other is refused at once
@@ -92,6 +101,7 @@ def test_what_comes_before_the_last_command_is_over_is_for_nobody(snap, nvme, la
     q, at = nvme.io[1], nvme.memory.alloc(4096)
     late(500000)
     write = q.submit(nvme.rw(WRITE, 8, 1, at, nsid=2))
+    in_time(snap)
     late(0)
     assert q.run(nvme.rw(READ, 9, 1, at, nsid=2)).status == "SUCCESS"
     detach = Detach(snap)

@@ -106,6 +106,29 @@ def test_kicks_are_few_while_the_device_is_busy(any_ring):
     assert ring.kicks < requests
 
 
+def test_every_kick_counts(any_ring, blk_snap):
+    """Also those for nothing, and those that the device finds together."""
+    def counted():
+        return blk_snap.rpc("virtio_blk_controller_dbg_io_stats_get", ctrl_id="Blk0")["kicks"]
+
+    ring = any_ring.rings[0]
+    any_ring.works()
+    time.sleep(0.05)
+    before, kicks = counted(), ring.kicks
+    for i in range(20):
+        fill(any_ring, 5, size=512)
+        ring.publish()
+        ring.kick()
+        for _ in range(3):
+            ring.kick(force=True)
+        ring.wait_all()
+    assert ring.kicks >= kicks + 60
+    deadline = time.monotonic() + 5
+    while counted() - before < ring.kicks - kicks:
+        assert time.monotonic() < deadline
+    assert counted() - before == ring.kicks - kicks
+
+
 def test_interrupts_are_off_when_the_driver_says_so(blk_path, packed):
     """avail flags, or the driver's event suppression structure."""
     with VirtioBlk(blk_path, packed=packed) as d:

@@ -153,16 +153,20 @@ static void store_intent(struct nvme_record *rec, const struct nvme_req *req, ui
 }
 
 /* The half with the phase tag last, in one store: the host polls it. */
-static void write_cqe(struct nvme_cqe *cqe, const struct nvme_record *rec, uint16_t phase)
+static void write_cqe(struct nvme_cqe *cqe, const struct nvme_req *req, uint16_t phase)
 {
+    const struct nvme_record *rec = req->rec;
+    bool recorded = nvme_recorded(req->sq->qid);
+    uint16_t sqhd = recorded ? rec->sqhd : (uint16_t)req->sq->pos;
+    uint16_t status = recorded ? rec->status : req->status;
     union {
         struct nvme_cqe cqe;
         uint64_t half[2];
-    } v = {.cqe = {.dw0 = le32_of(rec->dw0),
-                   .sqhd = le16_of(rec->sqhd),
-                   .sqid = le16_of(rec->qid),
+    } v = {.cqe = {.dw0 = le32_of(recorded ? rec->dw0 : req->dw0),
+                   .sqhd = le16_of(sqhd),
+                   .sqid = le16_of(req->sq->qid),
                    .cid = rec->sqe.cid,
-                   .sf = le16_of((uint16_t)(rec->status << 1 | phase))}};
+                   .sf = le16_of((uint16_t)(status << 1 | phase))}};
     _Atomic uint64_t *at = (_Atomic uint64_t *)(void *)cqe;
 
     atomic_store_explicit(&at[0], v.half[0], memory_order_relaxed);
@@ -184,7 +188,7 @@ void nvme_cq_post(struct nvme_cq *cq)
         cq->full = limit == 0;
         n = limit;
     }
-    for (i = 0, req = cq->first; i < n; i++, req = req->next)
+    for (i = 0, req = cq->first; i < n && nvme_recorded(cq->qid); i++, req = req->next)
         if (!atomic_load_explicit(&req->rec->intent, memory_order_relaxed)) {
             store_intent(req->rec, req, cq->tail + i);
             if (unlikely(req->on_intent))
@@ -200,7 +204,7 @@ void nvme_cq_post(struct nvme_cq *cq)
             break;
         }
         /* The first lap has phase 1. */
-        write_cqe(at, req->rec, !((cq->tail + i) / cq->size & 1));
+        write_cqe(at, req, !((cq->tail + i) / cq->size & 1));
         if (++cq->pos == cq->size)
             cq->pos = 0;
     }
@@ -211,7 +215,8 @@ void nvme_cq_post(struct nvme_cq *cq)
         return;
     crash_point("complete.posted");
     cq->tail += n;
-    atomic_store_explicit(&cq->st->tail, cq->tail, memory_order_release);
+    if (nvme_recorded(cq->qid))
+        atomic_store_explicit(&cq->st->tail, cq->tail, memory_order_release);
     crash_point("complete.tail");
     for (i = 0; i < n; i++) {
         req = cq->first;

@@ -84,7 +84,8 @@ void nvme_req_release(struct nvme_req *req)
     struct nvme_sq *sq = req->sq;
 
 #ifndef SNAP_LEAVE_OUT_INTENT
-    atomic_store_explicit(&req->rec->index1, 0, memory_order_release);
+    if (nvme_recorded(sq->qid))
+        atomic_store_explicit(&req->rec->index1, 0, memory_order_release);
 #endif
     if (unlikely(req->big))
         nvme_req_drop_big(req);

@@ -114,6 +114,8 @@ static void fill_record(struct nvme_sq *sq, struct nvme_record *rec, const void 
                         uint64_t index)
 {
     memcpy(&rec->sqe, src, sizeof(rec->sqe)); /* the one read of guest memory */
+    if (!nvme_recorded(sq->qid))
+        return;
     rec->generation = atomic_load_explicit(&sq->dev->st->life.generation, memory_order_relaxed);
     rec->qid = sq->qid;
     atomic_store_explicit(&rec->starts, 0, memory_order_relaxed);
@@ -156,7 +158,8 @@ unsigned nvme_sq_fetch(struct nvme_sq *sq)
         return 0;
     crash_point("fetch.copied");
     sq->head += i;
-    atomic_store_explicit(&sq->st->head, sq->head, memory_order_release);
+    if (nvme_recorded(sq->qid))
+        atomic_store_explicit(&sq->st->head, sq->head, memory_order_release);
     crash_point("fetch.published");
     nvme_sq_relax(sq);
     n = i;
@@ -210,7 +213,8 @@ void nvme_req_start(struct nvme_req *req)
     req->state = NVME_REQ_ACTIVE;
     req->detach = NVME_ATTACHED;
     /* Waiting for an event is not execution: it may last over many services. */
-    if (likely(rec->qid != 0 || rec->sqe.opc != NVME_ADMIN_ASYNC_EVENT))
+    if (nvme_recorded(req->sq->qid) &&
+        likely(req->sq->qid != 0 || rec->sqe.opc != NVME_ADMIN_ASYNC_EVENT))
         atomic_store_explicit(
             &rec->starts, (uint8_t)(atomic_load_explicit(&rec->starts, memory_order_relaxed) + 1),
             memory_order_release);

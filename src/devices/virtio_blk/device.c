@@ -96,6 +96,8 @@ static void dev_flush(void *p)
     }
     for_each_started(dev, q) vblk_queue_post(q);
     atomic_store_explicit(&dev->base.counts.in_flight, dev->base.inflight, memory_order_relaxed);
+    atomic_store_explicit(&dev->base.counts.kicks, function_kicks_seen(dev->base.f),
+                          memory_order_relaxed);
     if (unlikely(dev->base.settle))
         device_settle(&dev->base);
 }
