@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * backends/nvme_of/admin.h - what the admin queue (admin.c) and the steps that set up a controller
- * (steps.c) share. Thread: control. */
+ * (steps*.c) share. Thread: control. */
 #ifndef BACKENDS_NVME_OF_ADMIN_H
 #define BACKENDS_NVME_OF_ADMIN_H
 
