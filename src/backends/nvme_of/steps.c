@@ -19,21 +19,12 @@ struct step {
     int (*end)(struct nof_path *p, const struct nvme_cqe *cqe, struct err *err);
 };
 
-void step_data(struct nof_path *p, struct tcp_cmd *cmd, uint32_t bytes, bool to_host)
-{
-    p->iov = (struct iovec){p->buf, bytes};
-    cmd->iov = &p->iov;
-    cmd->iovcnt = 1;
-    cmd->bytes = bytes;
-    cmd->to_host = to_host;
-}
-
 void step_identify(struct nof_path *p, struct tcp_cmd *cmd, uint8_t cns, uint32_t nsid)
 {
     cmd->sqe.opc = NVME_ADMIN_IDENTIFY;
     cmd->sqe.nsid = le32_of(nsid);
     cmd->sqe.cdw10 = le32_of(cns);
-    step_data(p, cmd, NVME_IDENTIFY_BYTES, true);
+    tcp_cmd_data(cmd, &p->iov, p->buf, NVME_IDENTIFY_BYTES, true);
 }
 
 static int nothing_end(struct nof_path *p, const struct nvme_cqe *cqe, struct err *err)

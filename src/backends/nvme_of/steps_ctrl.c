@@ -2,31 +2,26 @@
  *
  * The steps that set up a controller: Connect, its properties, what it can do, queues, events.
  * Thread: control. */
+#include "backends/nvme_of/fabrics.h"
 #include "backends/nvme_of/steps_inside.h"
 
 #include <errno.h>
-#include <string.h>
-
-enum { ADMIN_ENTRIES = 32 };
 
 /* ---- Connect and properties ---- */
 
 bool step_connect_start(struct nof_path *p, struct tcp_cmd *cmd)
 {
-    struct nvme_fabrics_connect *sqe = (void *)&cmd->sqe;
-    struct nvme_fabrics_connect_data *d = (void *)p->buf;
+    struct fabrics_connect c = {
+        .hostid = &p->host->of->hostid,
+        .subnqn = p->host->subnqn,
+        .hostnqn = p->host->hostnqn,
+        .cntlid = NVME_CNTLID_DYNAMIC,
+        .entries = FABRICS_ADMIN_ENTRIES,
+        .kato_ms = p->host->keep_alive_ms,
+        .no_sq_flow = p->no_sq_flow,
+    };
 
-    memset(d, 0, sizeof(*d));
-    memcpy(d->hostid, &p->host->of->hostid, sizeof(d->hostid));
-    d->cntlid = le16_of(NVME_CNTLID_DYNAMIC);
-    memcpy(d->subnqn, p->host->subnqn, sizeof(p->host->subnqn));
-    memcpy(d->hostnqn, p->host->hostnqn, sizeof(p->host->hostnqn));
-    sqe->opc = NVME_OPC_FABRICS;
-    sqe->fctype = NVME_FCTYPE_CONNECT;
-    sqe->sqsize = le16_of(ADMIN_ENTRIES - 1);
-    sqe->kato = le32_of(p->host->keep_alive_ms);
-    sqe->cattr = p->no_sq_flow ? NVME_CATTR_DISABLE_SQFLOW : 0;
-    step_data(p, cmd, sizeof(*d), false);
+    fabrics_connect(cmd, &c, (void *)p->buf, &p->iov);
     return true;
 }
 
@@ -43,19 +38,9 @@ int step_connect_end(struct nof_path *p, const struct nvme_cqe *cqe, struct err 
     return STEP_NEXT;
 }
 
-static void property_get(struct tcp_cmd *cmd, uint32_t offset, bool wide)
-{
-    struct nvme_fabrics_property *sqe = (void *)&cmd->sqe;
-
-    sqe->opc = NVME_OPC_FABRICS;
-    sqe->fctype = NVME_FCTYPE_PROPERTY_GET;
-    sqe->attrib = wide ? 1 : 0;
-    sqe->ofst = le32_of(offset);
-}
-
 bool step_cap_start(struct nof_path *p, struct tcp_cmd *cmd)
 {
-    property_get(cmd, NVME_REG_CAP, true);
+    fabrics_property_get(cmd, NVME_REG_CAP, true);
     return true;
 }
 
@@ -67,7 +52,7 @@ int step_cap_end(struct nof_path *p, const struct nvme_cqe *cqe, struct err *err
 
 bool step_vs_start(struct nof_path *p, struct tcp_cmd *cmd)
 {
-    property_get(cmd, NVME_REG_VS, false);
+    fabrics_property_get(cmd, NVME_REG_VS, false);
     return true;
 }
 
@@ -79,14 +64,14 @@ int step_vs_end(struct nof_path *p, const struct nvme_cqe *cqe, struct err *err)
 
 bool step_enable_start(struct nof_path *p, struct tcp_cmd *cmd)
 {
-    admin_property_set(cmd, NVME_REG_CC, admin_cc(p));
+    fabrics_property_set(cmd, NVME_REG_CC, fabrics_cc(p->cap));
     p->rdy_polls = 0;
     return true;
 }
 
 bool step_ready_start(struct nof_path *p, struct tcp_cmd *cmd)
 {
-    property_get(cmd, NVME_REG_CSTS, false);
+    fabrics_property_get(cmd, NVME_REG_CSTS, false);
     return true;
 }
 

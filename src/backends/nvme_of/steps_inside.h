@@ -13,8 +13,7 @@ enum { STEP_NEXT = 0, STEP_AGAIN = 1, STEP_MORE = 2 }; /* the same: after a whil
 enum { STEP_RDY_POLL_MS = 100 };                       /* until STEP_AGAIN is done */
 
 /* ---- steps.c ---- */
-/* The data of the command are so many bytes of p->buf. */
-void step_data(struct nof_path *p, struct tcp_cmd *cmd, uint32_t bytes, bool to_host);
+/* Identify, its data into p->buf. */
 void step_identify(struct nof_path *p, struct tcp_cmd *cmd, uint8_t cns, uint32_t nsid);
 
 /* ---- steps_ctrl.c ---- */

@@ -19,7 +19,7 @@ bool step_changed_start(struct nof_path *p, struct tcp_cmd *cmd)
     cmd->sqe.nsid = le32_of(NVME_NSID_ALL);
     cmd->sqe.cdw10 =
         le32_of(NVME_LOG_CHANGED_NS | (sizeof(struct nvme_log_changed_ns) / 4 - 1) << 16);
-    step_data(p, cmd, sizeof(struct nvme_log_changed_ns), true);
+    tcp_cmd_data(cmd, &p->iov, p->buf, sizeof(struct nvme_log_changed_ns), true);
     return p->scanning && !p->ana_only && (p->ctrl.oaes & NVME_OAES_NS_ATTR);
 }
 
@@ -144,7 +144,7 @@ bool step_ana_start(struct nof_path *p, struct tcp_cmd *cmd)
     cmd->sqe.nsid = le32_of(NVME_NSID_ALL);
     cmd->sqe.cdw10 = le32_of(NVME_LOG_ANA | NVME_LOG_ANA_RGO | (bytes / 4 - 1) << 16);
     cmd->sqe.cdw12 = le32_of((uint32_t)p->ana.have_bytes);
-    step_data(p, cmd, bytes, true);
+    tcp_cmd_data(cmd, &p->iov, p->buf, bytes, true);
     return true;
 }
 
