@@ -24,7 +24,7 @@ bool cmd_buffer(struct nvmf_cmd *cmd)
         return true;
     }
     cmd->state = CMD_WAIT;
-    count(&c->shard->waited, 1);
+    counter_add(&c->shard->waited, 1);
     list_append(&c->waiting, &cmd->node);
     share_wait(c);
     return false;

@@ -157,7 +157,7 @@ void cmd_finish(struct nvmf_cmd *cmd, nvme_status st)
     cmd->cqe.sf = le16_of((uint16_t)(st << 1));
     cmd->cqe.sqhd = le16_of(c->sq_flow ? c->sq_head : NVME_SQHD_NO_SQFLOW);
     if (c->is_io)
-        count(&c->shard->completed, 1);
+        counter_add(&c->shard->completed, 1);
     if (data)
         send_data(cmd, short_cut);
     if (!short_cut)

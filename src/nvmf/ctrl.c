@@ -199,7 +199,7 @@ void ctrl_look(struct nvmf_ctrl *ctrl)
 static void look(struct timer *t)
 {
     struct nvmf_ctrl *ctrl = container_of(t, struct nvmf_ctrl, watchdog);
-    uint64_t now = now_ms(), last = last_sign(ctrl);
+    uint64_t now = clock_coarse_ms(), last = last_sign(ctrl);
     uint64_t limit = ctrl->kato_ms ? (uint64_t)ctrl->kato_ms + KATO_GRACE_MS : SILENT_MS;
 
     list_for_each_safe(it, &ctrl->suitors)
@@ -356,7 +356,7 @@ static void connect_admin(struct nvmf_cmd *cmd, struct nvmf_subsystem *ss,
         return;
     }
     if (!c->arrived_ms)
-        c->arrived_ms = now_ms();
+        c->arrived_ms = clock_coarse_ms();
     ctrl = predecessor(c, ss, d);
     if (ctrl) {
         list_append(&ctrl->suitors, &c->suitor_node);

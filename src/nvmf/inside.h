@@ -7,6 +7,8 @@
 #ifndef NVMF_INSIDE_H
 #define NVMF_INSIDE_H
 
+#include "base/clock.h"
+#include "base/counter.h"
 #include "base/list.h"
 #include "nvme_core/core.h"
 #include "nvme_tcp/stream.h"
@@ -54,12 +56,6 @@ struct shard {
     /* Written here, read by control. */
     _Atomic uint64_t admin_queues, io_queues, current_admin, current_io, pending, completed, waited;
 };
-static inline void count(_Atomic uint64_t *counter, int n)
-{
-    atomic_store_explicit(
-        counter, atomic_load_explicit(counter, memory_order_relaxed) + (uint64_t)(int64_t)n,
-        memory_order_relaxed);
-}
 
 /* ---- share.c (reactor): a host's share of the buffers of its reactor ---- */
 struct share {
@@ -205,7 +201,6 @@ void conn_up(struct nvmf_conn *c);
 void conn_settle(struct nvmf_conn *c);
 /* Control: after ctrl_conn_gone(), nothing refers to it any more. */
 void conn_free(struct nvmf_conn *c);
-uint64_t now_ms(void); /* monotonic */
 
 /* ---- shard.c ---- */
 /* Control: before the first connection. */
