@@ -63,8 +63,9 @@ def test_a_disk_that_does_not_answer_stays(snap, nvme, late, neighbour):
     nvme.memory.write(at, pattern(1, 512))
     late(LATE_US)
     write = q.submit(nvme.rw(WRITE, 8, 1, at, nsid=2))
-    late(0)
+    # A command behind it is over: the write has been accepted, with the latency of that moment.
     assert q.run(nvme.rw(READ, 9, 1, at + 4096, nsid=2)).status == "SUCCESS"
+    late(0)
     both = [Detach(snap), Detach(snap)]     # one waits for the disk, the other is refused at once
     while all(d.is_alive() for d in both):
         both[0].join(0.01)
