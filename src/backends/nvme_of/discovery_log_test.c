@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -32,7 +33,7 @@ static struct nvme_discovery_entry good(void)
 static void put(char *field, size_t size, const char *text)
 {
     memset(field, 0, size);
-    memcpy(field, text, strlen(text));
+    assert_true(snprintf(field, size, "%s", text) < (int)size);
 }
 
 static void assert_refused(const struct nvme_discovery_entry *raw, const char *why)
