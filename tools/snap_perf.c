@@ -2,6 +2,7 @@
  *
  * snap_perf - a host in user space: loads emulated disks over their sockets, measures and verifies.
  * Exit: 0 good, 1 errors found or a run could not finish, 2 wrong usage or no connection. */
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "client/nvme_disk.h"
@@ -13,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { ERRORS_SHOWN = 20 };
@@ -42,14 +42,6 @@ static void on_signal(int sig)
 }
 
 /* ---- while it runs ---- */
-
-static uint64_t now_ms(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
 
 static void clear_progress(const struct perf *p)
 {
@@ -106,7 +98,7 @@ static struct status get_status(const struct perf *p)
 static bool tick(void *arg)
 {
     struct perf *p = arg;
-    uint64_t now = now_ms(), every = p->o.status_s > 0 ? (uint64_t)(p->o.status_s * 1000) : 500;
+    uint64_t now = clock_ms(), every = p->o.status_s > 0 ? (uint64_t)(p->o.status_s * 1000) : 500;
     struct status s;
     double iops;
 
@@ -225,7 +217,7 @@ static int run(struct perf *p)
         rc = prepare(p, i);
     }
     if (!rc) {
-        p->start_ms = p->last_ms = now_ms();
+        p->start_ms = p->last_ms = clock_ms();
         run_loads(p->run, p->o.ndisks, &ro);
         clear_progress(p);
         sum->ok = true;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "base/log.h"
+#include "base/clock.h"
 
 #include <stdarg.h>
 #include <stdio.h>
-#include <time.h>
 #include <unistd.h>
 
 static _Atomic int threshold = LOG_INFO;
@@ -54,11 +54,8 @@ void log_line(enum log_level level, const char *room, const char *fmt, ...)
 
 bool log_limit_pass(struct log_limit *limit)
 {
-    struct timespec ts;
-    uint64_t now_ms;
+    uint64_t now_ms = clock_coarse_ms();
 
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
-    now_ms = (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
     if (now_ms - atomic_load_explicit(&limit->window_start_ms, memory_order_relaxed) >= 1000) {
         atomic_store_explicit(&limit->window_start_ms, now_ms, memory_order_relaxed);
         atomic_store_explicit(&limit->lines, 0, memory_order_relaxed);

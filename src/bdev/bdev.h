@@ -104,6 +104,7 @@ void bdev_set_destroy(struct bdev_set *set);
  * ops->destroy. */
 int bdev_register(struct bdev_set *set, const char *name, const struct bdev_ops *ops, void *dev,
                   const struct bdev_info *info, struct bdev **ret, struct err *err);
+/* NULL: there is none, or it is going. */
 struct bdev *bdev_find(struct bdev_set *set, const char *name);
 void bdev_for_each(struct bdev_set *set, void (*fn)(struct bdev *bd, void *arg), void *arg);
 const char *bdev_name(const struct bdev *bd);
@@ -112,7 +113,7 @@ void *bdev_dev(const struct bdev *bd);
 struct bdev_info bdev_get_info(const struct bdev *bd); /* any thread: a consistent copy */
 
 /* Claims: a bdev with claims cannot be destroyed. "who" is shown in errors and lists ("namespace 1
- * of nqn..."). */
+ * of nqn..."). -ENODEV: it is being deleted. Each claim is released once. */
 int bdev_claim(struct bdev *bd, const char *who, struct err *err);
 void bdev_release(struct bdev *bd);
 unsigned bdev_claims(const struct bdev *bd);
@@ -127,12 +128,13 @@ struct bdev_listener {
     struct list node;
     void (*resized)(struct bdev_listener *l, struct bdev *bd);
 };
+/* l is the caller's, from bdev_listen() until bdev_unlisten(), which comes before the end of bd. */
 void bdev_listen(struct bdev *bd, struct bdev_listener *l);
 void bdev_unlisten(struct bdev_listener *l);
 
 /* ---- for devices: on the reactor ---- */
 /* The reactor's channel of a device, opened at first use, counted. The last put closes it in a
- * later turn. */
+ * later turn. NULL and err filled: no memory, or the backend's reason. */
 struct bdev_channel *bdev_channel_get(struct bdev *bd, struct reactor *r, struct err *err);
 void bdev_channel_put(struct bdev_channel *ch);
 struct bdev *bdev_channel_bdev(struct bdev_channel *ch);
@@ -145,7 +147,9 @@ int bdev_submit(struct bdev_channel *ch, struct bdev_req *req);
 /* A read or write that begins at lba is about to be submitted: a bdev that copies fetches what it
  * will need into the cache. A hint; any lba may be given. */
 void bdev_expect(struct bdev_channel *ch, uint64_t lba);
+/* The end of a batch of submits: once for each channel that was given any. */
 void bdev_flush_batch(struct bdev_channel *ch);
+/* Of a request that answered BDEV_PENDING and is not done: as bdev_ops.detach and cancel say. */
 int bdev_detach(struct bdev_channel *ch, struct bdev_req *req);
 void bdev_cancel(struct bdev_channel *ch, struct bdev_req *req);
 /* By backends, for requests that answered BDEV_PENDING: counts it and calls req->done. */
@@ -159,7 +163,9 @@ struct bdev_stats {
     uint64_t bounce_bytes; /* copied because alignment forced it; by backends through
                               bdev_count_bounce() */
 };
+/* The sum over all channels, closed ones too. */
 void bdev_get_stats(struct bdev *bd, struct bdev_stats *ret);
+/* By backends, on the request's reactor. */
 void bdev_count_bounce(struct bdev_req *req, uint64_t bytes);
 
 /* UUID text, 36 characters. parse: 0 or -EINVAL. */

@@ -4,12 +4,13 @@
 #ifndef BDEV_CHANNEL_H
 #define BDEV_CHANNEL_H
 
+#include "base/counter.h"
 #include "bdev/bdev.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 
-/* Written by one reactor, read by the control thread: plain 64-bit stores, no read-modify-write. */
+/* Written by one reactor, read by the control thread. */
 struct bdev_counters {
     _Atomic uint64_t ops[BDEV_OPS], bytes[BDEV_OPS], errors[BDEV_OPS];
     _Atomic uint64_t bounce_bytes;
@@ -53,12 +54,6 @@ struct bdev {
     struct bdev_info info;
     struct bdev_stats closed; /* counted by channels that are closed */
 };
-
-static inline void counter_add(_Atomic uint64_t *counter, uint64_t n)
-{
-    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
-                          memory_order_relaxed);
-}
 
 /* Adds what the channel has counted to sum. */
 void bdev_counters_sum(const struct bdev_counters *counters, struct bdev_stats *sum);

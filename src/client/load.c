@@ -1,27 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "client/load.h"
 
+#include "base/clock.h"
 #include "base/util.h"
 #include "client/load_inside.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define CHECK_NS 20000000ULL
 
 uint64_t load_data_bytes(unsigned queues, unsigned depth, uint32_t io_bytes)
 {
     return (uint64_t)queues * depth * ((io_bytes + 4095U) & ~4095U);
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
 }
 
 /* ---- create ---- */
@@ -161,7 +153,7 @@ const struct load_result *load_get_result(struct load *l)
     l->result.stats.reconnects = now.reconnects;
     l->result.stats.config_changes = now.config_changes;
     if (l->result.phase == LOAD_MAIN && l->start_ns) {
-        l->result.seconds = (double)(now_ns() - l->start_ns) / 1e9;
+        l->result.seconds = (double)(clock_ns() - l->start_ns) / 1e9;
         l->result.stats.kicks = now.kicks - l->stats_before.kicks;
         l->result.stats.interrupts = now.interrupts - l->stats_before.interrupts;
         l->result.stats.messages = now.messages - l->stats_before.messages;
@@ -309,7 +301,7 @@ static void completed(void *arg, const struct disk_completion *c)
     if (unlikely(!s))
         return;
     if (!l->poll_ns)
-        l->poll_ns = now_ns(); /* once for all that this poll finds */
+        l->poll_ns = clock_ns(); /* once for all that this poll finds */
     now = l->poll_ns;
     if (l->o.verify && s->disk.op != DISK_FLUSH)
         verify_end(l->verify, &s->io, c->ok);
@@ -366,7 +358,7 @@ static int reset(struct load *l, uint64_t now, struct err *err)
         l->result.forgotten++;
     }
     l->result.resets++;
-    l->last_reset_ns = now_ns();
+    l->last_reset_ns = clock_ns();
     return 0;
 }
 
@@ -396,7 +388,7 @@ void load_go(struct load *l)
         return;
     enter(l, LOAD_MAIN);
     l->stats_before = l->ops->stats(l->o.disk);
-    l->start_ns = l->last_reset_ns = now_ns();
+    l->start_ns = l->last_reset_ns = clock_ns();
 }
 
 void load_stop(struct load *l)
@@ -456,7 +448,7 @@ static void advance(struct load *l, uint64_t now)
 
 int load_step(struct load *l, struct err *err)
 {
-    uint64_t now = now_ns();
+    uint64_t now = clock_ns();
     unsigned work = 0;
     int rc;
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The controller as its host drives it: registers, admin commands, identify, queues. */
+#include "base/clock.h"
 #include "base/util.h"
 #include "client/nvme_inside.h"
 #include "spec/vfio_user.h"
@@ -10,14 +11,6 @@
 #include <time.h>
 
 /* ---- registers ---- */
-
-static uint64_t now_ms(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
 
 static void nap_us(uint32_t us)
 {
@@ -40,7 +33,7 @@ static int reg_write64(struct nvme_host *h, uint32_t offset, uint64_t value)
 
 static int wait_ready(struct nvme_host *h, bool ready, struct err *err)
 {
-    uint64_t deadline = now_ms() + h->o.timeout_ms;
+    uint64_t deadline = clock_ms() + h->o.timeout_ms;
 
     for (;;) {
         uint32_t csts;
@@ -52,7 +45,7 @@ static int wait_ready(struct nvme_host *h, bool ready, struct err *err)
             return err_set(err, -EIO, "%s: controller fatal status", h->o.path);
         if (csts != UINT32_MAX && !!(csts & NVME_CSTS_RDY) == ready)
             return 0;
-        if (now_ms() > deadline)
+        if (clock_ms() > deadline)
             return err_set(err, -ETIMEDOUT, "%s: CSTS.RDY did not become %d within %u ms",
                            h->o.path, ready, h->o.timeout_ms);
         nap_us(1000);
@@ -102,7 +95,7 @@ static int admin_run(struct nvme_host *h, struct nvme_sqe *sqe, uint64_t iova, u
 {
     static struct admin_wait abandoned; /* a late completion of a command we gave up lands here */
     struct admin_wait w = {0};
-    uint64_t deadline = now_ms() + h->o.timeout_ms;
+    uint64_t deadline = clock_ms() + h->o.timeout_ms;
     int rc;
 
     if (!nvme_queue_submit(&h->admin, sqe, iova, len, &w))
@@ -111,7 +104,7 @@ static int admin_run(struct nvme_host *h, struct nvme_sqe *sqe, uint64_t iova, u
     while (!rc && !w.done) {
         if (nvme_queue_poll(&h->admin, admin_completed, h))
             rc = nvme_queue_ring(&h->admin);
-        else if (now_ms() > deadline)
+        else if (clock_ms() > deadline)
             rc = -ETIMEDOUT;
         else
             nap_us(50);

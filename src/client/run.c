@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "client/run.h"
 
+#include "base/clock.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -18,14 +19,6 @@ struct run {
     unsigned max_fds;
     uint64_t last_work_ns, last_tick_ns;
 };
-
-static uint64_t now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
-}
 
 static void stop_all(struct run *r)
 {
@@ -113,7 +106,7 @@ int run_loads(struct run_load *loads, unsigned n, const struct run_opts *opts)
     if (!r.fds)
         return loads[0].rc = err_set(&loads[0].err, -ENOMEM, "no memory for %u disks", n);
     while (step_all(&r, &work)) {
-        uint64_t now = now_ns();
+        uint64_t now = clock_ns();
 
         tick(&r, now);
         if (work)

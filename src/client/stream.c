@@ -1,21 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "client/stream.h"
 
+#include "base/clock.h"
 #include "base/fd.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
-
-uint64_t stream_now_ms(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
 
 int stream_broken(struct stream *s, int rc)
 {
@@ -28,7 +20,7 @@ static int wait_for(struct stream *s, short events, uint64_t deadline)
     struct pollfd p = {.fd = s->sock, .events = events};
 
     for (;;) {
-        uint64_t now = stream_now_ms();
+        uint64_t now = clock_ms();
         int n;
 
         if (now >= deadline)
@@ -61,7 +53,7 @@ int stream_send(struct stream *s, struct iovec *iov, int iovcnt, const int *fds,
         char space[CMSG_SPACE(sizeof(int) * STREAM_MAX_FDS)];
     } control;
     struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)iovcnt};
-    uint64_t deadline = stream_now_ms() + s->timeout_ms;
+    uint64_t deadline = clock_ms() + s->timeout_ms;
 
     if (s->broken)
         return s->broken;

@@ -26,10 +26,9 @@ struct stream_fds {
     unsigned n;
 };
 
-uint64_t stream_now_ms(void);
 /* Sends all of iov, which is used up; the descriptors go with its first byte. */
 int stream_send(struct stream *s, struct iovec *iov, int iovcnt, const int *fds, unsigned nfds);
-/* Receives exactly len bytes before deadline (stream_now_ms()); descriptors are added to fds. */
+/* Receives exactly len bytes before deadline (clock_ms()); descriptors are added to fds. */
 int stream_recv(struct stream *s, void *buf, size_t len, struct stream_fds *fds, uint64_t deadline);
 /* False once the other side has closed; only peeks. */
 bool stream_alive(struct stream *s);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Messages and replies on a vfio-user socket. */
+#include "base/clock.h"
 #include "base/util.h"
 #include "client/vfio_inside.h"
 
@@ -26,7 +27,7 @@ static int send_message(struct vfio_client *vc, const struct vfio_call *c, uint1
 
 static int recv_reply(struct vfio_client *vc, struct vfio_call *c, uint16_t id)
 {
-    uint64_t deadline = stream_now_ms() + vc->stream.timeout_ms;
+    uint64_t deadline = clock_ms() + vc->stream.timeout_ms;
     struct vfio_user_header h;
     int rc = stream_recv(&vc->stream, &h, sizeof(h), &c->fds_in, deadline);
 

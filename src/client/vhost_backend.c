@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The channel on which the back end sends messages of its own. */
+#include "base/clock.h"
 #include "base/fd.h"
 #include "client/vhost_inside.h"
 
@@ -30,7 +31,7 @@ int vhost_client_backend_fd(const struct vhost_client *vc)
 /* One message. Its payload is read and dropped: CONFIG_CHANGE has none. */
 static int receive(struct vhost_client *vc, struct vhost_user_header *h, struct err *err)
 {
-    uint64_t deadline = stream_now_ms() + vc->backend.timeout_ms;
+    uint64_t deadline = clock_ms() + vc->backend.timeout_ms;
     struct stream_fds fds = {.n = 0};
     char payload[512];
     int rc = stream_recv(&vc->backend, h, sizeof(*h), &fds, deadline);

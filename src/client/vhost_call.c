@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Messages and answers on a vhost-user socket. */
+#include "base/clock.h"
 #include "base/util.h"
 #include "client/vhost_inside.h"
 
@@ -39,7 +40,7 @@ const char *vhost_message_name(uint32_t request)
 static int receive(struct vhost_client *vc, struct vhost_call *c, void *buf, uint32_t min,
                    uint32_t max)
 {
-    uint64_t deadline = stream_now_ms() + vc->stream.timeout_ms;
+    uint64_t deadline = clock_ms() + vc->stream.timeout_ms;
     struct vhost_user_header h;
     int rc = stream_recv(&vc->stream, &h, sizeof(h), &c->fds_in, deadline);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "client/virtio_blk_host.h"
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/util.h"
 #include "client/stream.h"
@@ -225,7 +226,7 @@ static void id_completed(void *arg, const struct disk_completion *c)
 static int read_id(struct virtio_blk_host *h, struct err *err)
 {
     uint32_t timeout_ms = h->o.timeout_ms ? h->o.timeout_ms : 10000;
-    uint64_t deadline = stream_now_ms() + timeout_ms, gpa = 0;
+    uint64_t deadline = clock_ms() + timeout_ms, gpa = 0;
     const struct timespec nap = {.tv_nsec = 50000};
     struct disk_completion c = {0};
     char text[VIRTIO_BLK_ID_BYTES + 1] = "";
@@ -238,7 +239,7 @@ static int read_id(struct virtio_blk_host *h, struct err *err)
     blk_queue_submit(&h->queue[0], &req);
     blk_queue_ring(&h->queue[0]);
     while (!blk_queue_poll(&h->queue[0], id_completed, &c)) {
-        if (stream_now_ms() > deadline)
+        if (clock_ms() > deadline)
             return err_set(err, -ETIMEDOUT, "%s: the device did not answer GET_ID in %u ms",
                            h->o.path, timeout_ms);
         if (!vhost_client_alive(h->vc))

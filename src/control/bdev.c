@@ -2,11 +2,11 @@
  *
  * Block devices of every kind: lists and statistics. */
 #include "control/bdev.h"
+#include "base/clock.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* ---- shared by the kinds ---- */
 
@@ -291,7 +291,6 @@ static void bdev_get_iostat(void *arg, struct rpc_request *req, const void *args
 {
     const struct iostat_args *a = args;
     struct control_ctx *ctx = arg;
-    struct timespec now;
     json_t *list;
     bool ok = true;
 
@@ -319,9 +318,8 @@ static void bdev_get_iostat(void *arg, struct rpc_request *req, const void *args
         json_decref(list);
         return;
     }
-    clock_gettime(CLOCK_MONOTONIC, &now);
     rpc_result(req, json_pack("{s:I,s:I,s:o}", "tick_rate", (json_int_t)1000000000, "ticks",
-                              (json_int_t)now.tv_sec * 1000000000 + now.tv_nsec, "bdevs", list));
+                              (json_int_t)clock_ns(), "bdevs", list));
 }
 
 static const struct rpc_method methods[] = {

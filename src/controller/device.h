@@ -8,6 +8,7 @@
 #ifndef CONTROLLER_DEVICE_H
 #define CONTROLLER_DEVICE_H
 
+#include "base/counter.h"
 #include "base/list.h"
 #include "link/function.h"
 
@@ -50,7 +51,7 @@ static inline bool device_detach_touches(const struct device_detach *w, const vo
     return base < w->host + w->size_bytes && w->host < base + bytes;
 }
 
-/* Counters that control reads without a lock: each is exact, together they are a moment's view. */
+/* Written by the device's reactor, read by control. */
 struct device_counts {
     /* Of the newest adoption: records found, by phase. adopted 1: took over a running device. */
     _Atomic uint64_t adopted, records, live, intent_stored, posted, unpublished;
@@ -59,12 +60,6 @@ struct device_counts {
     _Atomic uint64_t kicks;     /* of virtqueues, at the end of the newest turn */
     _Atomic uint32_t in_flight; /* at the end of the newest turn */
 };
-/* Single writer, any reader. */
-static inline void counter_add(_Atomic uint64_t *c, uint64_t n)
-{
-    atomic_store_explicit(c, atomic_load_explicit(c, memory_order_relaxed) + n,
-                          memory_order_relaxed);
-}
 
 /* Every slot is filled, but for events_inflight. */
 struct device_ops {

@@ -77,7 +77,7 @@ static void property_get(struct nvmf_ctrl *ctrl, struct nvmf_cmd *cmd)
     uint64_t value = 0;
 
     memcpy(&p, &cmd->sqe, sizeof(p));
-    if (!property(ctrl, le32_get(p.ofst), p.attrib & NVME_CATTR_BYTES_8, &value)) {
+    if (!property(ctrl, le32_get(p.ofst), p.attrib & NVME_ATTRIB_BYTES_8, &value)) {
         cmd_answer(cmd, NVME_DNR(NVME_SC_INVALID_FIELD), 0);
         return;
     }
@@ -113,7 +113,7 @@ static void property_set(struct nvmf_ctrl *ctrl, struct nvmf_cmd *cmd)
     struct nvme_fabrics_property p;
 
     memcpy(&p, &cmd->sqe, sizeof(p));
-    if (le32_get(p.ofst) != NVME_REG_CC || p.attrib & NVME_CATTR_BYTES_8)
+    if (le32_get(p.ofst) != NVME_REG_CC || p.attrib & NVME_ATTRIB_BYTES_8)
         cmd_answer(cmd, NVME_DNR(NVME_SC_INVALID_FIELD), 0);
     else
         cmd_answer(cmd, set_cc(ctrl, (uint32_t)le64_get(p.value)), 0);

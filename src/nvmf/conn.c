@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -29,14 +28,6 @@ enum {
 enum { KEEP_IDLE_S = 10, KEEP_INTERVAL_S = 5, KEEP_COUNT = 3 };
 
 static struct log_limit life_limit;
-
-uint64_t now_ms(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
 
 /* ---- the end ---- */
 
@@ -74,7 +65,7 @@ void conn_settle(struct nvmf_conn *c)
     share_put(c->share);
     c->share = NULL;
     if (c->is_known)
-        count(c->is_io ? &c->shard->current_io : &c->shard->current_admin, -1);
+        counter_sub(c->is_io ? &c->shard->current_io : &c->shard->current_admin, 1);
     c->life.fn = gone;
     reactor_post(c->target->o.control, &c->life);
 }
@@ -166,8 +157,8 @@ void conn_up(struct nvmf_conn *c)
     c->stream.rules.max_capsule_bytes = c->capsule_bytes;
     c->state = CONN_UP;
     c->is_known = true;
-    count(c->is_io ? &s->io_queues : &s->admin_queues, 1);
-    count(c->is_io ? &s->current_io : &s->current_admin, 1);
+    counter_add(c->is_io ? &s->io_queues : &s->admin_queues, 1);
+    counter_add(c->is_io ? &s->current_io : &s->current_admin, 1);
 }
 
 /* ---- sending and receiving ---- */
@@ -212,7 +203,7 @@ static void ready(struct watch *w, uint32_t events)
     struct nvmf_conn *c = container_of(w, struct nvmf_conn, watch);
 
     if (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) {
-        atomic_store_explicit(&c->active_ms, now_ms(), memory_order_relaxed);
+        atomic_store_explicit(&c->active_ms, clock_coarse_ms(), memory_order_relaxed);
         nvme_tcp_receive(&c->stream);
     }
     conn_dirty(c);
@@ -235,7 +226,7 @@ static void tick(struct timer *t)
     struct nvmf_conn *c = container_of(t, struct nvmf_conn, tick);
 
     if (c->is_known && c->is_io && c->away > 0)
-        atomic_store_explicit(&c->awaited_ms, now_ms(), memory_order_relaxed);
+        atomic_store_explicit(&c->awaited_ms, clock_coarse_ms(), memory_order_relaxed);
     if ((c->state == CONN_IC || c->state == CONN_NEW) && ++c->phase_ticks > PHASE_TICKS)
         conn_fail(c, "it did not say which queue it is within %d s", PHASE_TICKS);
     else if (nvme_tcp_half_way(&c->stream) && ++c->stream.in_ticks > PHASE_TICKS)
@@ -346,7 +337,7 @@ void conn_create(struct nvmf_target *t, struct nvmf_port *port, int fd, const ch
     list_init(&c->suitor_node);
     c->max_io_bytes = t->transport.max_io_bytes;
     cmd_init(&c->first, c, 0);
-    atomic_init(&c->active_ms, now_ms());
+    atomic_init(&c->active_ms, clock_coarse_ms());
     list_append(&t->new_conns, &c->node);
     t->nconns++;
     t->nnew++;

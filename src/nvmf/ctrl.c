@@ -206,7 +206,7 @@ static uint64_t last_use(const struct nvmf_ctrl *ctrl)
  * its end it has what the host has set, whatever is under way. */
 static bool is_silent(const struct nvmf_ctrl *ctrl)
 {
-    uint64_t now = now_ms(), kato = ctrl->kato_ms;
+    uint64_t now = clock_coarse_ms(), kato = ctrl->kato_ms;
 
     if (list_empty(&ctrl->suitors))
         return kato && now > last_use(ctrl) + 2 * kato + KATO_GRACE_MS;
@@ -384,7 +384,7 @@ static void connect_admin(struct nvmf_cmd *cmd, struct nvmf_subsystem *ss,
         return;
     }
     if (!c->arrived_ms)
-        c->arrived_ms = now_ms();
+        c->arrived_ms = clock_coarse_ms();
     ctrl = predecessor(c, ss, d);
     if (ctrl) {
         list_append(&ctrl->suitors, &c->suitor_node);

@@ -7,6 +7,8 @@
 #ifndef NVMF_INSIDE_H
 #define NVMF_INSIDE_H
 
+#include "base/clock.h"
+#include "base/counter.h"
 #include "base/list.h"
 #include "nvme_core/core.h"
 #include "nvme_tcp/stream.h"
@@ -54,12 +56,6 @@ struct shard {
     /* Written here, read by control. */
     _Atomic uint64_t admin_queues, io_queues, current_admin, current_io, pending, completed, waited;
 };
-static inline void count(_Atomic uint64_t *counter, int n)
-{
-    atomic_store_explicit(
-        counter, atomic_load_explicit(counter, memory_order_relaxed) + (uint64_t)(int64_t)n,
-        memory_order_relaxed);
-}
 
 /* ---- share.c (reactor): a host's share of the buffers of its reactor ---- */
 struct share {
@@ -206,32 +202,35 @@ void conn_up(struct nvmf_conn *c);
 void conn_settle(struct nvmf_conn *c);
 /* Control: after ctrl_conn_gone(), nothing refers to it any more. */
 void conn_free(struct nvmf_conn *c);
-uint64_t now_ms(void); /* monotonic */
 
 /* ---- shard.c ---- */
 /* Control: before the first connection. */
 void shard_init(struct shard *s, struct nvmf_target *t, struct reactor *r);
 
-/* ---- capsule.c (reactor): PDUs and commands ---- */
-extern const struct nvme_tcp_stream_ops conn_stream_ops;
+/* ---- cmd.c (reactor): slots and answers ---- */
 /* Its slots, by what Connect said. 0 or -ENOMEM. */
 int conn_make_slots(struct nvmf_conn *c, unsigned depth, uint32_t inline_bytes);
 void conn_free_slots(struct nvmf_conn *c);
 void cmd_init(struct nvmf_cmd *cmd, struct nvmf_conn *c, unsigned index);
 /* The command is over: its data (when the status is success) and the response are sent. */
 void cmd_finish(struct nvmf_cmd *cmd, nvme_status st);
-/* A place for its data; false: it waits in line for one, and cmd_go_on() gives it to it. */
-bool cmd_buffer(struct nvmf_cmd *cmd);
-void cmd_go_on(struct nvmf_cmd *cmd);
+/* Of conn_stream_ops: a PDU of a command has left. */
+void cmd_sent(struct nvme_tcp_stream *s, struct nvme_tcp_out *out);
 void cmd_free(struct nvmf_cmd *cmd);
 /* The connection is closed: commands nobody works on end, the others' end is hastened. */
 void cmd_end_all(struct nvmf_conn *c);
-/* Goes on with again() when the connection knows all that control had told until now; once. */
-void cmd_look_again(struct nvmf_cmd *cmd, void (*again)(struct nvmf_cmd *cmd));
 /* Data were asked for into buffers of the pool. */
 bool cmd_awaits_data(const struct nvmf_conn *c);
 /* Once a tick: data of some command have been waited for for more than so many. */
 bool cmd_data_overdue(struct nvmf_conn *c, uint32_t ticks);
+
+/* ---- capsule.c (reactor): PDUs from the host, and the commands they carry ---- */
+extern const struct nvme_tcp_stream_ops conn_stream_ops;
+/* A place for its data; false: it waits in line for one, and cmd_go_on() gives it to it. */
+bool cmd_buffer(struct nvmf_cmd *cmd);
+void cmd_go_on(struct nvmf_cmd *cmd);
+/* Goes on with again() when the connection knows all that control had told until now; once. */
+void cmd_look_again(struct nvmf_cmd *cmd, void (*again)(struct nvmf_cmd *cmd));
 
 /* ---- io.c (reactor) ---- */
 /* What can be checked before data come: direction, length, blocks. SUCCESS: cmd->bytes is right. */

@@ -80,7 +80,7 @@ static void io_done(struct bdev_req *io, int rc)
     struct conn_ns *ns = cmd->ns;
 
     c->away--;
-    count(&c->shard->pending, -1);
+    counter_sub(&c->shard->pending, 1);
     ns->inflight--;
     io_over(cmd, ns, nvme_status_of(rc, io->op));
     if (ns->leaving)
@@ -102,7 +102,7 @@ static nvme_status submit(struct nvmf_cmd *cmd, struct conn_ns *ns)
     cmd->state = CMD_BDEV;
     ns->inflight++;
     c->away++;
-    count(&c->shard->pending, 1);
+    counter_add(&c->shard->pending, 1);
     return NVME_PENDING;
 }
 

@@ -63,10 +63,12 @@ struct nvmf_subsystem_opts {
 };
 enum { NVMF_MAX_NAMESPACES = 1024, NVMF_ANA_GROUPS = 1024 };
 
+/* 0, or -EINVAL, -EEXIST, -ENOMEM with err filled. The options are copied. */
 int nvmf_subsystem_create(struct nvmf_target *t, const struct nvmf_subsystem_opts *opts,
                           struct nvmf_subsystem **ret, struct err *err);
 /* Ends its controllers; their commands finish first. */
 void nvmf_subsystem_destroy(struct nvmf_subsystem *ss, nvmf_cb done, void *arg);
+/* NULL: there is none. */
 struct nvmf_subsystem *nvmf_subsystem_find(struct nvmf_target *t, const char *nqn);
 void nvmf_subsystem_for_each(struct nvmf_target *t,
                              void (*fn)(struct nvmf_subsystem *ss, void *arg), void *arg);
@@ -76,6 +78,7 @@ struct nvmf_subsystem_opts nvmf_subsystem_get_opts(const struct nvmf_subsystem *
 int nvmf_host_add(struct nvmf_subsystem *ss, const char *hostnqn, struct err *err); /* -EEXIST */
 /* Its controllers end. -ENOENT. */
 int nvmf_host_remove(struct nvmf_subsystem *ss, const char *hostnqn, struct err *err);
+/* false: controllers of hosts that were not added end. */
 void nvmf_allow_any_host(struct nvmf_subsystem *ss, bool allow);
 void nvmf_host_for_each(struct nvmf_subsystem *ss, void (*fn)(const char *hostnqn, void *arg),
                         void *arg);

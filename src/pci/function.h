@@ -49,6 +49,8 @@ enum {
     PCI_EVENT_FLR = 1 << 1,   /* function level reset */
     PCI_EVENT_D0 = 1 << 2,    /* D3hot -> D0 with No_Soft_Reset = 0: reset the function */
 };
+/* Any offset and length in bytes: what is beyond the configuration space reads as zeroes, is not
+ * written. The write returns PCI_EVENT_*. */
 void pci_config_read(const struct pci_function *f, uint64_t offset, void *buf, size_t len);
 unsigned pci_config_write(struct pci_function *f, uint64_t offset, const void *buf, size_t len);
 

@@ -20,8 +20,9 @@
 struct reactor;
 
 /* Creates a reactor without a thread; run it with reactor_run() on the calling thread, or
- * reactor_spawn(). */
+ * reactor_spawn(). NULL and err filled: no memory or descriptors. */
 struct reactor *reactor_create(const char *name, struct err *err);
+/* It does not run any more; accepts NULL. Watches, timers and mail that are left are forgotten. */
 void reactor_destroy(struct reactor *r);
 
 /* Runs until reactor_stop(). */
@@ -35,7 +36,7 @@ void reactor_join(struct reactor *r);
 /* The reactor whose thread this is, or NULL. */
 struct reactor *reactor_current(void);
 const char *reactor_name(const struct reactor *r);
-/* Monotonic time, read once per turn. */
+/* Time as clock_us() has it, read once per turn. */
 uint64_t reactor_now_us(struct reactor *r);
 
 /* ---- mail: any thread; fn runs once on r's thread, in order of posting from one thread ---- */
@@ -53,6 +54,9 @@ struct watch {
     void (*ready)(struct watch *w, uint32_t events);
     bool active; /* the reactor's */
 };
+/* ready() runs on the reactor, with the events that are there. fd and w stay the caller's, and stay
+ * until watch_remove(). 0 or -errno of epoll_ctl(). On the reactor, or before it runs; the same for
+ * the next two, which are harmless for a watch that is not active. */
 int watch_add(struct reactor *r, struct watch *w, int fd, uint32_t events,
               void (*ready)(struct watch *w, uint32_t events));
 void watch_modify(struct reactor *r, struct watch *w, uint32_t events);
@@ -65,11 +69,13 @@ struct timer {
     void (*fire)(struct timer *t);
     bool armed;
 };
-/* Arms (or re-arms) t to fire once after delay_ms. t must have been zeroed before its first use. */
+/* Arms (or re-arms) t to fire once, on the reactor, after the delay. t must have been zeroed before
+ * its first use. On the reactor. */
 void timer_arm(struct reactor *r, struct timer *t, uint64_t delay_ms,
                void (*fire)(struct timer *t));
 void timer_arm_us(struct reactor *r, struct timer *t, uint64_t delay_us,
                   void (*fire)(struct timer *t));
+/* Harmless when it is not armed; its fire() does not run any more. */
 void timer_cancel(struct timer *t);
 
 /* ---- pollers: called every turn while the reactor is awake ---- */
@@ -89,6 +95,7 @@ struct poller {
      * any. May be NULL. */
     uint32_t (*nap_us)(struct poller *p);
 };
+/* On the reactor, or before it runs; p stays until it is removed, which any callback may do. */
 void poller_add(struct reactor *r, struct poller *p);
 void poller_remove(struct reactor *r, struct poller *p);
 

@@ -32,6 +32,7 @@ struct ring *reactor_ring(struct reactor *r);
  * full. Fill it by io_uring_prep_*() and then ring_bind(): the prep functions clear user_data.
  * Submitted at the end of the turn. */
 struct io_uring_sqe *ring_sqe(struct ring *ring);
+/* op is the caller's again when op->done runs. */
 void ring_bind(struct ring *ring, struct io_uring_sqe *sqe, struct ring_op *op);
 unsigned ring_inflight(const struct ring *ring);
 

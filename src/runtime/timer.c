@@ -1,17 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+#include "base/clock.h"
 #include "runtime/inside.h"
-
-#include <time.h>
 
 void timer_arm_us(struct reactor *r, struct timer *t, uint64_t delay_us,
                   void (*fire)(struct timer *t))
 {
-    struct timespec ts;
     struct list *at;
 
     timer_cancel(t);
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    t->due_us = (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000 + delay_us;
+    t->due_us = clock_us() + delay_us;
     t->fire = fire;
     t->armed = true;
     /* Most timers are the latest: look from the end. */

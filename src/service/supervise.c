@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "service/supervise.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 
 #include <errno.h>
@@ -20,14 +21,6 @@ static volatile sig_atomic_t stop_signal;
 static void on_stop(int sig)
 {
     stop_signal = sig;
-}
-
-static uint64_t now_ms(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
 static void pause_ms(unsigned ms)
@@ -90,7 +83,7 @@ void supervise(void)
     sigaction(SIGINT, &stop, NULL);
     sigaction(SIGCHLD, &child, NULL);
     for (;;) {
-        uint64_t started = now_ms();
+        uint64_t started = clock_ms();
         pid_t pid = start(&normal);
         int status;
 
@@ -101,7 +94,7 @@ void supervise(void)
             exit(1);
         }
         status = wait_for(pid, &normal);
-        if (WIFEXITED(status) && (WEXITSTATUS(status) == 0 || now_ms() - started < HEALTHY_MS))
+        if (WIFEXITED(status) && (WEXITSTATUS(status) == 0 || clock_ms() - started < HEALTHY_MS))
             exit(WEXITSTATUS(status)); /* orderly, or it could not even start */
         if (stop_signal)
             exit(0);
@@ -114,7 +107,7 @@ void supervise(void)
                      "supervisor: process %d ended with code %d: starting again", (int)pid,
                      WEXITSTATUS(status));
         /* At once the first time; a service that dies again and again gets some rest in between. */
-        if (now_ms() - started < HEALTHY_MS) {
+        if (clock_ms() - started < HEALTHY_MS) {
             pause_ms(backoff_ms);
             backoff_ms = backoff_ms * 2 > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : backoff_ms * 2;
         } else {

@@ -63,7 +63,7 @@ static_assert(sizeof(struct nvme_fabrics_property) == 64, "Property Get and Set"
 static_assert(offsetof(struct nvme_fabrics_property, attrib) == 40, "ATTRIB");
 
 #define NVME_DISCOVERY_NQN "nqn.2014-08.org.nvmexpress.discovery"
-enum { NVME_CATTR_BYTES_8 = 1 }; /* Property Get and Set, ATTRIB */
+enum { NVME_ATTRIB_BYTES_8 = 1 }; /* Property Get and Set, ATTRIB */
 
 struct nvme_log_discovery { /* then numrec entries */
     le64 genctr, numrec;

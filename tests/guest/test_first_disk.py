@@ -12,6 +12,7 @@ import time
 import late
 import pytest
 from conftest import available
+from fio import finished
 from nvmet import Namespace, NvmetTarget
 from snap import Snap
 from vm import VM, vfio_user
@@ -83,15 +84,6 @@ class FirstDisk:
 
     def counters(self):
         return self.snap.rpc("nvme_controller_dbg_io_stats_get", ctrl_id="NVMeCtrl1")
-
-
-def finished(job, timeout=240):
-    """fio's totals; fails on any error."""
-    status, output = job.result(timeout)
-    assert status == 0, output[-3000:]
-    report = json.loads(output[output.index("{"):])["jobs"][0]
-    assert report["error"] == 0, output[-3000:]
-    return report["read"]["total_ios"] + report["write"]["total_ios"]
 
 
 def kernel_complaints(vm):

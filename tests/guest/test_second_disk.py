@@ -4,13 +4,13 @@
 One chain per QEMU for the whole module, on one target: booting is what costs.
 """
 
-import json
 import random
 import threading
 import time
 
 import pytest
 from conftest import available
+from fio import finished
 from nvmet import Namespace, NvmetTarget
 from snap import Snap
 from vblk import vblk_disk
@@ -83,15 +83,6 @@ class SecondDisk:
 
     def counters(self, name):
         return self.snap.rpc("virtio_blk_controller_dbg_io_stats_get", ctrl_id=name)
-
-
-def finished(job, timeout=120):
-    """fio's totals; fails on any error."""
-    status, output = job.result(timeout)
-    assert status == 0, output[-3000:]
-    report = json.loads(output[output.index("{"):])["jobs"][0]
-    assert report["error"] == 0, output[-3000:]
-    return report["read"]["total_ios"] + report["write"]["total_ios"]
 
 
 def kernel_complaints(vm):

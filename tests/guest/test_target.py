@@ -9,6 +9,7 @@ import time
 import packets
 import pytest
 from conftest import available
+from fio import finished
 from target import Target
 from vm import HOST_FROM_GUEST, VM
 
@@ -87,14 +88,6 @@ class Chain:
         self.vm.stop()
         self.target.stop()
         self.record.unlink(missing_ok=True)
-
-
-def finished(job, timeout=150):
-    status, output = job.result(timeout)
-    assert status == 0, output[-3000:]
-    report = json.loads(output[output.index("{"):])["jobs"][0]
-    assert report["error"] == 0, output[-3000:]
-    return report["read"]["total_ios"] + report["write"]["total_ios"]
 
 
 def complaints(vm):

@@ -25,6 +25,43 @@ def ss(target, subsystem):
         target.rpc("bdev_malloc_delete", name=f"C{i}")
 
 
+class Image:
+    """A file whose size is that of the disk "Image", one namespace of a subsystem."""
+
+    def __init__(self, target, path, nqn, blocks):
+        self.target, self.path, self.nqn = target, path, nqn
+        path.write_bytes(bytes(blocks * 512))
+        target.rpc("bdev_aio_create", name="Image", filename=str(path), block_size=512)
+        target.rpc("nvmf_subsystem_add_ns", nqn=nqn, namespace={"bdev_name": "Image"})
+
+    def truncate(self, blocks):
+        with self.path.open("r+b") as f:
+            f.truncate(blocks * 512)
+
+    def resize(self, blocks):
+        self.truncate(blocks)
+        self.target.rpc("bdev_aio_rescan", name="Image")
+
+    def delete(self):
+        self.target.rpc("nvmf_delete_subsystem", nqn=self.nqn)
+        self.target.rpc("bdev_aio_delete", name="Image")
+
+
+@pytest.fixture
+def make_image(target, subsystem, connect, tmp_path):
+    """make_image(blocks): an Image, deleted at the end, after the hosts."""
+    made = []
+
+    def make(blocks):
+        made.append(Image(target, tmp_path / "image", subsystem(blocks=0), blocks))
+        return made[-1]
+
+    yield make
+    connect.close()
+    for image in made:
+        image.delete()
+
+
 @pytest.fixture
 def change(target, ss):
     class Change:
@@ -131,83 +168,51 @@ def test_removed_while_buffers_are_awaited(own_target):
         q.works()
 
 
-def test_resized_under_load(target, subsystem, connect, tmp_path, neighbour):
-    image = tmp_path / "image"
-    image.write_bytes(bytes(4096 * 512))
-    nqn = subsystem(blocks=0)
-    target.rpc("bdev_aio_create", name="Sized", filename=str(image), block_size=512)
-    target.rpc("nvmf_subsystem_add_ns", nqn=nqn, namespace={"bdev_name": "Sized"})
-    try:
-        host = connect(nqn, io_queues=2)
-        host.admin.set_feature(0x0B, 0x100)
-        load = Load(host.io[0], 1)
-        q = host.io[1]
-        for blocks in (8192, 2048, 1024, 16384):
-            event = host.admin.start(AER)
-            with open(image, "r+b") as f:
-                f.truncate(blocks * 512)
-            target.rpc("bdev_aio_rescan", name="Sized")
-            assert host.admin.wait(event).dw0 == NS_NOTICE
-            assert struct.unpack_from("<I", host.admin.log_page(4, 4096).data)[0] == 1
-            assert struct.unpack_from("<Q", host.admin.identify(0, 1).data)[0] == blocks
-            assert q.read(blocks - 1).status == 0 and q.read(blocks).status == LBA_RANGE
-            assert q.write(blocks - 1, bytes(512)).status == 0 and q.write(blocks - 1, bytes(1024)).status == LBA_RANGE
-        assert load.end() == {0}
-        host.close()
-    finally:
-        target.rpc("nvmf_delete_subsystem", nqn=nqn)
-        target.rpc("bdev_aio_delete", name="Sized")
+def test_resized_under_load(make_image, connect, neighbour):
+    image = make_image(4096)
+    host = connect(image.nqn, io_queues=2)
+    host.admin.set_feature(0x0B, 0x100)
+    load = Load(host.io[0], 1)
+    q = host.io[1]
+    for blocks in (8192, 2048, 1024, 16384):
+        event = host.admin.start(AER)
+        image.resize(blocks)
+        assert host.admin.wait(event).dw0 == NS_NOTICE
+        assert struct.unpack_from("<I", host.admin.log_page(4, 4096).data)[0] == 1
+        assert struct.unpack_from("<Q", host.admin.identify(0, 1).data)[0] == blocks
+        assert q.read(blocks - 1).status == 0 and q.read(blocks).status == LBA_RANGE
+        assert q.write(blocks - 1, bytes(512)).status == 0 and q.write(blocks - 1, bytes(1024)).status == LBA_RANGE
+    assert load.end() == {0}
 
 
-def test_who_knows_of_more_blocks_may_deallocate_them_at_once(target, subsystem, connect, tmp_path):
+def test_who_knows_of_more_blocks_may_deallocate_them_at_once(target, make_image, connect):
     """The ranges are data: the size is looked at when they are there, and a connection may learn of it later than its host."""
-    image = tmp_path / "image"
-    image.write_bytes(bytes(1024 * 512))
-    nqn = subsystem(blocks=0)
-    target.rpc("bdev_aio_create", name="Grows", filename=str(image), block_size=512)
-    target.rpc("nvmf_subsystem_add_ns", nqn=nqn, namespace={"bdev_name": "Grows"})
-    try:
-        host = connect(nqn, io_queues=3)
-        host.admin.set_feature(0x0B, 0x100)
-        for i in range(60):
-            event, blocks = host.admin.start(AER), 1024 * (i + 2)
-            with open(image, "r+b") as f:
-                f.truncate(blocks * 512)
-            with target.client() as c:
-                c.start("bdev_aio_rescan", {"name": "Grows"})
-                assert host.admin.wait(event).dw0 == NS_NOTICE
-                for q in host.io:
-                    for length in (1, 200):     # with the capsule, and behind it
-                        assert q.dsm([(blocks - 1, 1)] * length, inline=length == 1).status == 0
-                    assert q.dsm([(blocks, 1)]).status == LBA_RANGE
-            host.admin.log_page(4, 4096)
-        connect.close()
-    finally:
-        target.rpc("nvmf_delete_subsystem", nqn=nqn)
-        target.rpc("bdev_aio_delete", name="Grows")
+    image = make_image(1024)
+    host = connect(image.nqn, io_queues=3)
+    host.admin.set_feature(0x0B, 0x100)
+    for i in range(60):
+        event, blocks = host.admin.start(AER), 1024 * (i + 2)
+        image.truncate(blocks)
+        with target.client() as c:
+            c.start("bdev_aio_rescan", {"name": "Image"})
+            assert host.admin.wait(event).dw0 == NS_NOTICE
+            for q in host.io:
+                for length in (1, 200):     # with the capsule, and behind it
+                    assert q.dsm([(blocks - 1, 1)] * length, inline=length == 1).status == 0
+                assert q.dsm([(blocks, 1)]).status == LBA_RANGE
+        host.admin.log_page(4, 4096)
 
 
-def test_shrunk_while_data_are_awaited(target, subsystem, connect, tmp_path):
-    image = tmp_path / "image"
-    image.write_bytes(bytes(1024 * 512))
-    nqn = subsystem(blocks=0)
-    target.rpc("bdev_aio_create", name="Shrunk", filename=str(image), block_size=512)
-    target.rpc("nvmf_subsystem_add_ns", nqn=nqn, namespace={"bdev_name": "Shrunk"})
-    try:
-        q = connect(nqn, io_queues=1).io[0]
-        q.answer_r2t = False
-        cid = q.start_write(1000, bytes(12288))
-        ask = q.wait_asked()
-        with open(image, "r+b") as f:
-            f.truncate(512 * 512)
-        target.rpc("bdev_aio_rescan", name="Shrunk")
-        q.answer(ask)
-        assert q.wait(cid).status == LBA_RANGE
-        assert image.stat().st_size == 512 * 512
-        connect.close()
-    finally:
-        target.rpc("nvmf_delete_subsystem", nqn=nqn)
-        target.rpc("bdev_aio_delete", name="Shrunk")
+def test_shrunk_while_data_are_awaited(make_image, connect):
+    image = make_image(1024)
+    q = connect(image.nqn, io_queues=1).io[0]
+    q.answer_r2t = False
+    cid = q.start_write(1000, bytes(12288))
+    ask = q.wait_asked()
+    image.resize(512)
+    q.answer(ask)
+    assert q.wait(cid).status == LBA_RANGE
+    assert image.path.stat().st_size == 512 * 512
 
 
 def test_disks_in_use_stay(target, subsystem):

@@ -65,7 +65,7 @@ def test_reply_comes_in_one_piece_with_its_descriptor(path):
     with VfioUser(path, json=None, minor=1) as c:
         for _ in range(200):
             c.send(v.REGION_INFO, struct.pack("=IIIIQQ", 4096, 0, 0, 0, 0, 0))
-            c._more(time.monotonic() + 5)
+            c.more(time.monotonic() + 5)
             assert HEADER.unpack_from(c.buffer)[2] == len(c.buffer)
             assert len(c.fds) <= 1
             c.buffer = b""

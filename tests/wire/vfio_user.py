@@ -2,14 +2,14 @@
 """The client end of a vfio-user socket, byte by byte: a well-behaved one by default, a hostile one on demand.
 
 Nothing here hides a message: call() sends one and waits for its reply; send() and receive() are its halves."""
-import array
 import json
 import mmap
 import os
 import select
-import socket
 import struct
 import time
+
+from byte_stream import ByteStream, Disconnected, Timeout, connect  # noqa: F401
 
 VERSION, DMA_MAP, DMA_UNMAP, DEVICE_GET_INFO, REGION_INFO, REGION_IO_FDS, IRQ_INFO, SET_IRQS = range(1, 9)
 REGION_READ, REGION_WRITE, DMA_READ, DMA_WRITE, DEVICE_RESET = range(9, 14)
@@ -34,14 +34,6 @@ class VfioError(Exception):
         self.command, self.errno = command, errno
 
 
-class Disconnected(Exception):
-    """The server closed the connection."""
-
-
-class Timeout(Exception):
-    """The server did not answer."""
-
-
 class Message:
     def __init__(self, header, payload, fds):
         self.id, self.command, self.size, self.flags, self.errno = header
@@ -52,33 +44,14 @@ class Message:
                 f"errno={self.errno}, fds={len(self.fds)})")
 
 
-def connect(path, timeout):
-    """A new controller's socket accepts clients a moment after the RPC's answer: a refusal counts when it lasts."""
-    deadline = time.monotonic() + 0.5
-    while True:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(timeout)
-        try:
-            sock.connect(path)
-            return sock
-        except OSError as e:
-            sock.close()
-            if not isinstance(e, ConnectionRefusedError) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.005)
-
-
-class VfioUser:
+class VfioUser(ByteStream):
     """json: True (QEMU's capabilities), None (no JSON at all, like SPDK's initiator), or the bytes to send.
     minor None: do not negotiate."""
 
     def __init__(self, path, json=True, minor=0, timeout=10.0):
-        self.timeout = timeout
-        self.buffer = b""
-        self.fds = []
+        super().__init__(connect(str(path), timeout), timeout)
         self.next_id = 1
         self.posted = 0
-        self.sock = connect(str(path), timeout)
         self.server_version = None
         if minor is not None:
             try:
@@ -86,18 +59,6 @@ class VfioUser:
             except BaseException:
                 self.close()
                 raise
-
-    def close(self):
-        for fd in self.fds:
-            os.close(fd)
-        self.fds = []
-        self.sock.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
 
     # ---- messages ----
     def frame(self, command, payload=b"", flags=0, ident=None, size=None, errno=0):
@@ -107,51 +68,21 @@ class VfioUser:
         size = HEADER.size + len(payload) if size is None else size
         return ident, HEADER.pack(ident, command, size, flags, errno) + payload
 
-    def send_raw(self, data, fds=()):
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        try:
-            sent = self.sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
-            if sent < len(data):
-                self.sock.sendall(data[sent:])
-        except (BrokenPipeError, ConnectionResetError) as e:
-            raise Disconnected from e
-        except socket.timeout as e:
-            raise Timeout from e
-
     def send(self, command, payload=b"", fds=(), **how):
         """Returns the message's id."""
         ident, data = self.frame(command, payload, **how)
         self.send_raw(data, fds)
         return ident
 
-    def _more(self, deadline):
-        self.sock.settimeout(max(0.001, deadline - time.monotonic()))
-        try:
-            data, ancillary, _, _ = self.sock.recvmsg(1 << 20, socket.CMSG_SPACE(4 * 64), socket.MSG_CMSG_CLOEXEC)
-        except socket.timeout as e:
-            raise Timeout from e
-        except ConnectionResetError as e:
-            raise Disconnected from e
-        finally:
-            self.sock.settimeout(self.timeout)
-        for level, kind, raw in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds = array.array("i")
-                fds.frombytes(raw[:len(raw) - len(raw) % fds.itemsize])
-                self.fds += list(fds)
-        if not data:
-            raise Disconnected
-        self.buffer += data
-
     def receive(self, timeout=None):
         """The next whole message. Its descriptors are the caller's."""
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         while len(self.buffer) < HEADER.size:
-            self._more(deadline)
+            self.more(deadline)
         header = HEADER.unpack_from(self.buffer)
         assert header[2] >= HEADER.size, f"reply of {header[2]} bytes"
         while len(self.buffer) < header[2]:
-            self._more(deadline)
+            self.more(deadline)
         payload, self.buffer = self.buffer[HEADER.size:header[2]], self.buffer[header[2]:]
         fds, self.fds = self.fds, []
         return Message(header, payload, fds)
@@ -171,25 +102,6 @@ class VfioUser:
 
     def call(self, command, payload=b"", fds=(), timeout=None, **how):
         return self.reply_to(self.send(command, payload, fds, **how), command, timeout)
-
-    def silent(self, seconds=0.1):
-        """True when nothing arrives for so long (and the connection stays open)."""
-        if self.buffer:
-            return False
-        return not select.select([self.sock], [], [], seconds)[0]
-
-    def closed_within(self, seconds):
-        """True when the server closes within the time; replies before that are dropped."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            try:
-                self._more(deadline)
-                self.buffer = b""
-            except Disconnected:
-                return True
-            except Timeout:
-                return False
-        return False
 
     # ---- commands ----
     def version(self, json_=True, minor=0, major=0):

@@ -3,15 +3,13 @@
 
 Nothing here hides a message: call() sends a request and waits for its reply, do() sends one and, with REPLY_ACK, waits for
 its acknowledgement; send() and receive() are their halves."""
-import array
 import mmap
 import os
-import select
 import socket
 import struct
 import time
 
-from vfio_user import Disconnected, Timeout, connect
+from byte_stream import ByteStream, Disconnected, Timeout, connect  # noqa: F401
 
 (GET_FEATURES, SET_FEATURES, SET_OWNER, RESET_OWNER, SET_MEM_TABLE, SET_LOG_BASE, SET_LOG_FD, SET_VRING_NUM, SET_VRING_ADDR,
  SET_VRING_BASE, GET_VRING_BASE, SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR, GET_PROTOCOL_FEATURES,
@@ -67,78 +65,21 @@ class Message:
         return f"Message(request={self.request}, flags={self.flags:#x}, size={self.size}, fds={len(self.fds)})"
 
 
-class Stream:
+class Stream(ByteStream):
     """Messages on a connected socket, in either direction."""
-
-    def __init__(self, sock, timeout=10.0):
-        self.sock, self.timeout = sock, timeout
-        self.buffer, self.fds = b"", []
-        sock.settimeout(timeout)
-
-    def close(self):
-        for fd in self.fds:
-            os.close(fd)
-        self.fds = []
-        self.sock.close()
-
-    def send_raw(self, data, fds=()):
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        try:
-            sent = self.sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
-            if sent < len(data):
-                self.sock.sendall(data[sent:])
-        except (BrokenPipeError, ConnectionResetError) as e:
-            raise Disconnected from e
-        except socket.timeout as e:
-            raise Timeout from e
-
-    def _more(self, deadline):
-        self.sock.settimeout(max(0.001, deadline - time.monotonic()))
-        try:
-            data, ancillary, _, _ = self.sock.recvmsg(65536, socket.CMSG_SPACE(4 * 64), socket.MSG_CMSG_CLOEXEC)
-        except socket.timeout as e:
-            raise Timeout from e
-        except ConnectionResetError as e:
-            raise Disconnected from e
-        finally:
-            self.sock.settimeout(self.timeout)
-        for level, kind, raw in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds = array.array("i")
-                fds.frombytes(raw[:len(raw) - len(raw) % fds.itemsize])
-                self.fds += list(fds)
-        if not data:
-            raise Disconnected
-        self.buffer += data
 
     def receive(self, timeout=None):
         """The next whole message. Its descriptors are the caller's."""
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         while len(self.buffer) < HEADER.size:
-            self._more(deadline)
+            self.more(deadline)
         header = HEADER.unpack_from(self.buffer)
         while len(self.buffer) < HEADER.size + header[2]:
-            self._more(deadline)
+            self.more(deadline)
         end = HEADER.size + header[2]
         payload, self.buffer = self.buffer[HEADER.size:end], self.buffer[end:]
         fds, self.fds = self.fds, []
         return Message(header, payload, fds)
-
-    def silent(self, seconds=0.1):
-        """True when nothing arrives for so long (and the connection stays open)."""
-        return not self.buffer and not select.select([self.sock], [], [], seconds)[0]
-
-    def closed_within(self, seconds):
-        """True when the server closes within the time; messages before that are dropped."""
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                self._more(deadline)
-                self.buffer = b""
-            except Disconnected:
-                return True
-            except Timeout:
-                return False
 
 
 def frame(request, payload=b"", flags=VERSION, size=None):
@@ -166,12 +107,6 @@ class VhostUser(Stream):
         if self.channel:
             self.channel.close()
             self.channel = None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
 
     def has(self, bit):
         return bool(self.protocol >> bit & 1)

@@ -2,6 +2,7 @@
  *
  * The admin queue of a host: its connection, keep-alive, events, good-bye. */
 #include "backends/nvme_of/admin.h"
+#include "backends/nvme_of/fabrics.h"
 #include "backends/nvme_of/status.h"
 #include "base/log.h"
 
@@ -24,23 +25,6 @@ struct tcp_cmd *admin_cmd(struct nof_path *p, uint8_t opc, const struct errand *
     cmd->arg = (void *)(uintptr_t)errand;
     cmd->timeout_ms = p->host->phase_timeout_ms;
     return cmd;
-}
-
-void admin_property_set(struct tcp_cmd *cmd, uint32_t offset, uint32_t value)
-{
-    struct nvme_fabrics_property *sqe = (void *)&cmd->sqe;
-
-    sqe->opc = NVME_OPC_FABRICS;
-    sqe->fctype = NVME_FCTYPE_PROPERTY_SET;
-    sqe->ofst = le32_of(offset);
-    sqe->value = le64_of(value);
-}
-
-uint32_t admin_cc(const struct nof_path *p)
-{
-    return NVME_CC_EN | (uint32_t)NVME_CC_CSS_NVM << NVME_CC_CSS_SHIFT |
-           NVME_CAP_MPSMIN(p->cap) << NVME_CC_MPS_SHIFT | 6U << NVME_CC_IOSQES_SHIFT |
-           4U << NVME_CC_IOCQES_SHIFT;
 }
 
 /* ---- keep-alive ---- */
@@ -164,8 +148,8 @@ bool admin_shutdown(struct nof_path *p)
     cmd = admin_cmd(p, 0, &shutdown_errand);
     if (!cmd)
         return false;
-    admin_property_set(cmd, NVME_REG_CC,
-                       admin_cc(p) | (uint32_t)NVME_CC_SHN_NORMAL << NVME_CC_SHN_SHIFT);
+    fabrics_property_set(cmd, NVME_REG_CC,
+                         fabrics_cc(p->cap) | (uint32_t)NVME_CC_SHN_NORMAL << NVME_CC_SHN_SHIFT);
     cmd->timeout_ms = SHUTDOWN_MS;
     tcp_submit(&p->admin, cmd);
     tcp_flush(&p->admin);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * backends/nvme_of/admin.h - what the admin queue (admin.c) and the steps that set up a controller
- * (steps.c) share. Thread: control. */
+ * (steps*.c) share. Thread: control. */
 #ifndef BACKENDS_NVME_OF_ADMIN_H
 #define BACKENDS_NVME_OF_ADMIN_H
 
@@ -16,9 +16,6 @@ struct errand {
 
 /* A slot for a command whose answer the errand wants; NULL: the connection is failing. */
 struct tcp_cmd *admin_cmd(struct nof_path *p, uint8_t opc, const struct errand *errand);
-void admin_property_set(struct tcp_cmd *cmd, uint32_t offset, uint32_t value);
-/* CC of an enabled controller. */
-uint32_t admin_cc(const struct nof_path *p);
 void admin_start_keep_alive(struct nof_path *p);
 /* Asks for the next asynchronous event, unless that is done already. */
 void admin_want_events(struct nof_path *p);

@@ -20,9 +20,12 @@ static bool state_is_known(uint8_t state)
 int nof_ana_parse(const void *log, size_t bytes, struct nof_ana *ana, struct err *err)
 {
     const struct nvme_log_ana *head = log;
-    unsigned n = le16_get(head->ngrps);
     const struct nvme_ana_group *g = (const void *)(head + 1);
+    unsigned n;
 
+    if (bytes < sizeof(*head))
+        return err_set(err, -EPROTO, "an ANA log of %zu bytes, shorter than its header", bytes);
+    n = le16_get(head->ngrps);
     if (n > NOF_ANA_GROUPS || bytes < sizeof(*head) + n * sizeof(*g))
         return err_set(err, -EPROTO, "%u ANA groups, more than it has room for", n);
     for (unsigned i = 0; i < n; i++) {

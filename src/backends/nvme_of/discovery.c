@@ -283,14 +283,6 @@ static void too_late(struct timer *t)
         settled(arg, &err);
 }
 
-static int copy(char *out, size_t size, const char *text, const char *what, struct err *err)
-{
-    if (!text || !text[0] || strlen(text) >= size)
-        return err_set(err, -EINVAL, "%s is missing or longer than %zu bytes", what, size - 1);
-    strcpy(out, text);
-    return 0;
-}
-
 static int copy_options(struct nof_discovery *d, const struct nvme_of_discovery_opts *o,
                         struct err *err)
 {
@@ -298,16 +290,16 @@ static int copy_options(struct nof_discovery *d, const struct nvme_of_discovery_
 
     if (rc)
         return rc;
-    rc = copy(d->name, 59, o->name, "name", err); /* hosts are <name><number> */
+    rc = text_option(d->name, 59, o->name, "name", err); /* hosts are <name><number> */
     if (!rc)
-        rc = copy(d->traddr, sizeof(d->traddr), o->traddr, "traddr", err);
+        rc = text_option(d->traddr, sizeof(d->traddr), o->traddr, "traddr", err);
     if (!rc)
-        rc = copy(d->trsvcid, sizeof(d->trsvcid), o->trsvcid && o->trsvcid[0] ? o->trsvcid : "8009",
-                  "trsvcid", err);
+        rc = text_option(d->trsvcid, sizeof(d->trsvcid),
+                         o->trsvcid && o->trsvcid[0] ? o->trsvcid : "8009", "trsvcid", err);
     if (!rc && family != AF_UNSPEC)
-        rc = copy(d->adrfam, sizeof(d->adrfam), o->adrfam, "adrfam", err);
+        rc = text_option(d->adrfam, sizeof(d->adrfam), o->adrfam, "adrfam", err);
     if (!rc && o->hostnqn && o->hostnqn[0])
-        rc = copy(d->hostnqn, sizeof(d->hostnqn), o->hostnqn, "hostnqn", err);
+        rc = text_option(d->hostnqn, sizeof(d->hostnqn), o->hostnqn, "hostnqn", err);
     else if (!rc)
         nvme_of_default_hostnqn(d->of, d->hostnqn, sizeof(d->hostnqn));
     return rc;
@@ -380,17 +372,13 @@ int nvme_of_discovery_stop(struct nof_discovery *d, void (*done)(void *arg), voi
     list_for_each(it, &d->of->hosts)
     {
         struct nvme_of_host *h = list_entry(it, struct nvme_of_host, node);
+        const char *bdev;
 
         if (!is_ours(d, h))
             continue;
-        list_for_each(at, &h->namespaces)
-        {
-            struct nof_ns *ns = list_entry(at, struct nof_ns, node);
-
-            if (bdev_claims(ns->bd) > 0)
-                return err_set(err, -EBUSY, "discovery '%s': the bdev '%s' is in use", d->name,
-                               ns->id.bdev);
-        }
+        bdev = host_bdev_in_use(h);
+        if (bdev)
+            return err_set(err, -EBUSY, "discovery '%s': the bdev '%s' is in use", d->name, bdev);
     }
     stop(d, done, arg);
     return 0;

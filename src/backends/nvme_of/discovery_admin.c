@@ -2,6 +2,7 @@
  *
  * The connection of a discovery: Connect, the log, keep-alive, notices. Thread: control. */
 #include "backends/nvme_of/discovery.h"
+#include "backends/nvme_of/fabrics.h"
 #include "backends/nvme_of/status.h"
 #include "base/log.h"
 
@@ -16,7 +17,6 @@ enum {
     POLL_MS = 100,
     READY_POLLS = 100,
     TURNS = 10, /* of a log that does not hold still */
-    ADMIN_ENTRIES = 32,
     RECORD_BYTES = sizeof(struct nvme_discovery_entry),
 };
 
@@ -114,44 +114,6 @@ static void want_event(struct nof_discovery *d)
     send_command(d, cmd);
 }
 
-static void data(struct nof_discovery *d, struct tcp_cmd *cmd, uint32_t bytes, bool to_host)
-{
-    d->iov = (struct iovec){d->buf, bytes};
-    cmd->iov = &d->iov;
-    cmd->iovcnt = 1;
-    cmd->bytes = bytes;
-    cmd->to_host = to_host;
-}
-
-static void property(struct tcp_cmd *cmd, uint8_t fctype, uint32_t offset, uint8_t attrib,
-                     uint64_t value)
-{
-    struct nvme_fabrics_property *sqe = (void *)&cmd->sqe;
-
-    sqe->opc = NVME_OPC_FABRICS;
-    sqe->fctype = fctype;
-    sqe->attrib = attrib;
-    sqe->ofst = le32_of(offset);
-    sqe->value = le64_of(value);
-}
-
-static void connect_command(struct nof_discovery *d, struct tcp_cmd *cmd)
-{
-    struct nvme_fabrics_connect *sqe = (void *)&cmd->sqe;
-    struct nvme_fabrics_connect_data *c = (void *)d->buf;
-
-    memset(c, 0, sizeof(*c));
-    memcpy(c->hostid, &d->of->hostid, sizeof(c->hostid));
-    c->cntlid = le16_of(NVME_CNTLID_DYNAMIC);
-    memcpy(c->subnqn, NVME_DISCOVERY_NQN, sizeof(NVME_DISCOVERY_NQN));
-    memcpy(c->hostnqn, d->hostnqn, sizeof(d->hostnqn));
-    sqe->opc = NVME_OPC_FABRICS;
-    sqe->fctype = NVME_FCTYPE_CONNECT;
-    sqe->sqsize = le16_of(ADMIN_ENTRIES - 1);
-    sqe->kato = le32_of(KEEP_ALIVE_MS);
-    data(d, cmd, sizeof(*c), false);
-}
-
 /* The notice of a change is asked for only when the whole log has been read. */
 static void log_command(struct nof_discovery *d, struct tcp_cmd *cmd, uint64_t offset,
                         uint32_t bytes, bool last)
@@ -161,7 +123,7 @@ static void log_command(struct nof_discovery *d, struct tcp_cmd *cmd, uint64_t o
     cmd->sqe.cdw10 =
         le32_of(NVME_LOG_DISCOVERY | (last ? 0 : NVME_LOG_RAE) | (bytes / 4 - 1) << 16);
     cmd->sqe.cdw12 = le32_of((uint32_t)offset);
-    data(d, cmd, bytes, true);
+    tcp_cmd_data(cmd, &d->iov, d->buf, bytes, true);
 }
 
 static uint32_t piece(const struct nof_discovery *d)
@@ -171,6 +133,14 @@ static uint32_t piece(const struct nof_discovery *d)
 
 static void run(struct nof_discovery *d, enum discovery_command step)
 {
+    const struct fabrics_connect connect = {
+        .hostid = &d->of->hostid,
+        .subnqn = NVME_DISCOVERY_NQN,
+        .hostnqn = d->hostnqn,
+        .cntlid = NVME_CNTLID_DYNAMIC,
+        .entries = FABRICS_ADMIN_ENTRIES,
+        .kato_ms = KEEP_ALIVE_MS,
+    };
     struct tcp_cmd *cmd;
 
     if (step == CMD_EVENTS && !d->notices)
@@ -183,23 +153,21 @@ static void run(struct nof_discovery *d, enum discovery_command step)
         return;
     switch (step) {
     case CMD_CONNECT:
-        connect_command(d, cmd);
+        fabrics_connect(cmd, &connect, (void *)d->buf, &d->iov);
         break;
     case CMD_CAP:
-        property(cmd, NVME_FCTYPE_PROPERTY_GET, NVME_REG_CAP, NVME_CATTR_BYTES_8, 0);
+        fabrics_property_get(cmd, NVME_REG_CAP, true);
         break;
     case CMD_ENABLE:
-        property(cmd, NVME_FCTYPE_PROPERTY_SET, NVME_REG_CC, 0,
-                 NVME_CC_EN | NVME_CAP_MPSMIN(d->cap) << NVME_CC_MPS_SHIFT |
-                     6U << NVME_CC_IOSQES_SHIFT | 4U << NVME_CC_IOCQES_SHIFT);
+        fabrics_property_set(cmd, NVME_REG_CC, fabrics_cc(d->cap));
         break;
     case CMD_READY:
-        property(cmd, NVME_FCTYPE_PROPERTY_GET, NVME_REG_CSTS, 0, 0);
+        fabrics_property_get(cmd, NVME_REG_CSTS, false);
         break;
     case CMD_IDENTIFY:
         cmd->sqe.opc = NVME_ADMIN_IDENTIFY;
         cmd->sqe.cdw10 = le32_of(NVME_CNS_CTRL);
-        data(d, cmd, NVME_IDENTIFY_BYTES, true);
+        tcp_cmd_data(cmd, &d->iov, d->buf, NVME_IDENTIFY_BYTES, true);
         break;
     case CMD_EVENTS:
         cmd->sqe.opc = NVME_ADMIN_SET_FEATURES;

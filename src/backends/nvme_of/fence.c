@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "backends/nvme_of/fence.h"
 
+#include "base/clock.h"
 #include "base/util.h"
 
 #include <string.h>
-#include <time.h>
 
 enum {
     KAS_UNIT_MS = 100,
@@ -130,14 +130,6 @@ bool fence_table_prune(struct fence_table *t, uint64_t now_us)
 }
 
 /* ---- shared between threads ---- */
-
-static uint64_t clock_us(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
 
 static void copy_out(struct fence *f, struct fence_table *t)
 {

@@ -333,20 +333,27 @@ static int check_detach(struct nvme_of_host *h, struct err *err)
     return 0;
 }
 
+const char *host_bdev_in_use(const struct nvme_of_host *h)
+{
+    list_for_each(it, &h->namespaces)
+    {
+        const struct nof_ns *ns = list_entry(it, struct nof_ns, node);
+
+        if (bdev_claims(ns->bd) > 0)
+            return ns->id.bdev;
+    }
+    return NULL;
+}
+
 int nvme_of_detach(struct nvme_of_host *h, void (*done)(void *arg), void *arg, struct err *err)
 {
+    const char *bdev = host_bdev_in_use(h);
     int rc = check_detach(h, err);
 
     if (rc)
         return rc;
-    list_for_each(it, &h->namespaces)
-    {
-        struct nof_ns *ns = list_entry(it, struct nof_ns, node);
-
-        if (bdev_claims(ns->bd) > 0)
-            return err_set(err, -EBUSY, "controller '%s': its bdev '%s' is in use", h->name,
-                           ns->id.bdev);
-    }
+    if (bdev)
+        return err_set(err, -EBUSY, "controller '%s': its bdev '%s' is in use", h->name, bdev);
     h->deleting = true;
     h->detached = done;
     h->detached_arg = arg;

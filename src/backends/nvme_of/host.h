@@ -185,6 +185,8 @@ void host_maybe_gone(struct nvme_of_host *h);
 /* Of a host that could not be attached. NULL is fine. */
 void host_free(struct nvme_of_host *h);
 void host_remove_namespaces(struct nvme_of_host *h);
+/* The name of one of its bdevs that somebody claims, or NULL: then it may be detached. Control. */
+const char *host_bdev_in_use(const struct nvme_of_host *h);
 
 /* ---- path.c ---- */
 struct nof_path *path_create(struct nvme_of_host *h, const struct nvme_of_opts *o, struct err *err);
@@ -207,6 +209,8 @@ void path_ready_logged(struct nof_path *p);
 void nvme_of_default_hostnqn(const struct nvme_of *of, char *out, size_t size);
 /* trtype NULL: TCP. adrfam NULL or empty: any family (AF_UNSPEC). -EOPNOTSUPP, -EINVAL. */
 int transport_options(const char *trtype, const char *adrfam, int *ret_family, struct err *err);
+/* Copies an option that must be there. -EINVAL: missing, empty or not shorter than size bytes. */
+int text_option(char *out, size_t size, const char *text, const char *what, struct err *err);
 int host_options(struct nvme_of_host *h, const struct nvme_of_opts *o, struct err *err);
 int path_options(struct nof_path *p, const struct nvme_of_opts *o, struct err *err);
 

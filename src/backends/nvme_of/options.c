@@ -17,7 +17,7 @@ enum {
     MAX_TIMEOUT_MS = 600000,
 };
 
-static int copy_text(char *out, size_t size, const char *text, const char *what, struct err *err)
+int text_option(char *out, size_t size, const char *text, const char *what, struct err *err)
 {
     if (!text || !text[0])
         return err_set(err, -EINVAL, "%s is missing", what);
@@ -68,7 +68,7 @@ static int copy_local(struct nof_path *p, const struct nvme_of_opts *o, struct e
     if (p->family != AF_UNSPEC && p->family != p->local.ss_family)
         return err_set(err, -EINVAL, "hostaddr '%s' is not of family %s", o->hostaddr, o->adrfam);
     p->family = p->local.ss_family;
-    return copy_text(p->hostaddr, sizeof(p->hostaddr), o->hostaddr, "hostaddr", err);
+    return text_option(p->hostaddr, sizeof(p->hostaddr), o->hostaddr, "hostaddr", err);
 }
 
 int transport_options(const char *trtype, const char *adrfam, int *ret_family, struct err *err)
@@ -92,10 +92,10 @@ static int copy_address(struct nof_path *p, const struct nvme_of_opts *o, struct
 
     if (rc)
         return rc;
-    rc = copy_text(p->traddr, sizeof(p->traddr), o->traddr, "traddr", err);
+    rc = text_option(p->traddr, sizeof(p->traddr), o->traddr, "traddr", err);
     if (!rc)
-        rc = copy_text(p->trsvcid, sizeof(p->trsvcid),
-                       o->trsvcid && o->trsvcid[0] ? o->trsvcid : "4420", "trsvcid", err);
+        rc = text_option(p->trsvcid, sizeof(p->trsvcid),
+                         o->trsvcid && o->trsvcid[0] ? o->trsvcid : "4420", "trsvcid", err);
     if (!rc)
         rc = check_port(p->trsvcid, "trsvcid", err);
     if (!rc)
@@ -133,12 +133,12 @@ int path_options(struct nof_path *p, const struct nvme_of_opts *o, struct err *e
 
 int host_options(struct nvme_of_host *h, const struct nvme_of_opts *o, struct err *err)
 {
-    int rc = copy_text(h->name, sizeof(h->name), o->name, "name", err);
+    int rc = text_option(h->name, sizeof(h->name), o->name, "name", err);
 
     if (!rc)
-        rc = copy_text(h->subnqn, sizeof(h->subnqn), o->subnqn, "subnqn", err);
+        rc = text_option(h->subnqn, sizeof(h->subnqn), o->subnqn, "subnqn", err);
     if (!rc && o->hostnqn && o->hostnqn[0])
-        rc = copy_text(h->hostnqn, sizeof(h->hostnqn), o->hostnqn, "hostnqn", err);
+        rc = text_option(h->hostnqn, sizeof(h->hostnqn), o->hostnqn, "hostnqn", err);
     else if (!rc)
         nvme_of_default_hostnqn(h->of, h->hostnqn, sizeof(h->hostnqn));
     if (rc)

@@ -3,6 +3,7 @@
  * The life of an I/O queue: made for a lane and a path, connected and hung up as the path wishes,
  * reports by mail, freed by the path when either of the two is no more. */
 #include "backends/nvme_of/queue.h"
+#include "backends/nvme_of/fabrics.h"
 #include "backends/nvme_of/status.h"
 
 #include <errno.h>
@@ -66,21 +67,17 @@ static void conn_up(struct tcp_conn *c)
 {
     struct nof_queue *q = container_of(c, struct nof_queue, conn);
     struct tcp_cmd *cmd = tcp_cmd_get(c);
-    struct nvme_fabrics_connect *sqe = (void *)&cmd->sqe;
+    struct fabrics_connect connect = {
+        .hostid = &q->path->host->of->hostid,
+        .subnqn = q->path->host->subnqn,
+        .hostnqn = q->path->host->hostnqn,
+        .cntlid = q->target.cntlid,
+        .qid = (uint16_t)q->qid,
+        .entries = q->target.entries,
+        .no_sq_flow = q->target.no_sq_flow,
+    };
 
-    q->connect_data = (struct nvme_fabrics_connect_data){.cntlid = le16_of(q->target.cntlid)};
-    memcpy(q->connect_data.hostid, &q->path->host->of->hostid, sizeof(q->connect_data.hostid));
-    memcpy(q->connect_data.subnqn, q->path->host->subnqn, sizeof(q->path->host->subnqn));
-    memcpy(q->connect_data.hostnqn, q->path->host->hostnqn, sizeof(q->path->host->hostnqn));
-    q->connect_iov = (struct iovec){&q->connect_data, sizeof(q->connect_data)};
-    sqe->opc = NVME_OPC_FABRICS;
-    sqe->fctype = NVME_FCTYPE_CONNECT;
-    sqe->qid = le16_of((uint16_t)q->qid);
-    sqe->sqsize = le16_of((uint16_t)(q->target.entries - 1));
-    sqe->cattr = q->target.no_sq_flow ? NVME_CATTR_DISABLE_SQFLOW : 0;
-    cmd->iov = &q->connect_iov;
-    cmd->iovcnt = 1;
-    cmd->bytes = sizeof(q->connect_data);
+    fabrics_connect(cmd, &connect, &q->connect_data, &q->connect_iov);
     cmd->timeout_ms = q->target.tcp.phase_timeout_ms;
     tcp_submit(c, cmd);
 }

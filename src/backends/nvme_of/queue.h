@@ -2,8 +2,8 @@
  *
  * backends/nvme_of/queue.h - an I/O queue: one TCP connection of a path on one reactor; a lane: the
  * queues of a host there, and the requests that wait for one; a channel: a namespace's use of a
- * lane. What lane.c, queue.c and io.c share. Thread: the reactor, except where host->lock is named.
- */
+ * lane. What lane.c, queue.c and io*.c share. Thread: the reactor, except where host->lock is
+ * named. */
 #ifndef BACKENDS_NVME_OF_QUEUE_H
 #define BACKENDS_NVME_OF_QUEUE_H
 
@@ -85,12 +85,18 @@ bool lane_join(struct nof_lane *lane, struct nof_queue *q);
 void lane_part(struct nof_lane *lane, struct nof_queue *q);
 
 /* ---- io.c ---- */
+/* There are no requests any more. */
+void io_stop(struct nof_lane *lane);
+
+/* ---- io_command.c ---- */
 /* Sends what waits, in order, as far as there are slots. */
 void io_pump(struct nof_queue *q);
 /* All queues, and the bytes. */
 void io_pump_lane(struct nof_lane *lane);
 /* The response to a command of io_pump(); arg and blocks are the slot's, which is free again. */
 void io_command_done(struct nof_queue *q, void *arg, uint32_t blocks, uint16_t status);
+
+/* ---- io_dispatch.c ---- */
 /* The connection is going, q->up is false and all channels have chosen: its requests go to other
  * queues or wait again, in the order of their arrival. Before tcp_close(). */
 void io_connection_lost(struct nof_queue *q);
@@ -98,8 +104,6 @@ void io_connection_lost(struct nof_queue *q);
 void io_leave_queue(struct nof_channel *ch, struct nof_queue *q);
 /* Requests that wait for a path or behind the fence look for their queue again. */
 void io_look_again(struct nof_lane *lane);
-/* There are no requests any more. */
-void io_stop(struct nof_lane *lane);
 
 /* ---- queue.c ---- */
 /* NULL and err filled: no memory, or all queues of the controller are in use. Under host->lock. */

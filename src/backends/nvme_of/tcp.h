@@ -116,6 +116,16 @@ void tcp_fail(struct tcp_conn *c, int code, const char *fmt, ...)
 /* A free slot with its user part cleared, or NULL. */
 struct tcp_cmd *tcp_cmd_get(struct tcp_conn *c);
 void tcp_cmd_put(struct tcp_conn *c, struct tcp_cmd *cmd);
+/* The command's data are so many bytes at buf. iov and buf are the caller's until the response. */
+static inline void tcp_cmd_data(struct tcp_cmd *cmd, struct iovec *iov, void *buf, uint32_t bytes,
+                                bool to_host)
+{
+    *iov = (struct iovec){buf, bytes};
+    cmd->iov = iov;
+    cmd->iovcnt = 1;
+    cmd->bytes = bytes;
+    cmd->to_host = to_host;
+}
 /* Puts the command in line; tcp_flush() sends. */
 void tcp_submit(struct tcp_conn *c, struct tcp_cmd *cmd);
 void tcp_flush(struct tcp_conn *c);
