@@ -2,6 +2,8 @@
  *
  * Null and memory disks. */
 #include "backends/backends.h"
+
+#include "base/crash_point.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "control/bdev.h"
@@ -172,6 +174,7 @@ static void bdev_malloc_create(void *arg, struct rpc_request *req, const void *a
     }
     opts.memory_fd = disk_memory(ctx, req, &opts, &err);
     rc = opts.memory_fd;
+    crash_point(keepsake_kept);
     if (rc >= 0) {
         rc = malloc_bdev_create(ctx->bdevs, &opts, &bd, &err);
         fd_close(&opts.memory_fd);
@@ -202,10 +205,12 @@ static void bdev_malloc_delete(void *arg, struct rpc_request *req, const void *a
     bdev_delete(ctx, req, name, "malloc"); /* may answer: args are gone */
     if (!ctx->link)
         return;
+    crash_point(keepsake_dropping);
     if (malloc_bdev_keepsake(copy, keepsake, sizeof(keepsake), &err) < 0 ||
         link_drop_sync(ctx->link, keepsake, &err) < 0)
         log_line(LOG_WARNING, "control", "bdev %s: its memory stays with snap_emu: %s", copy,
                  err.msg);
+    crash_point(keepsake_dropped);
 }
 
 static const struct rpc_method methods[] = {

@@ -2,6 +2,7 @@
  *
  * The life of a lease on one function. snap_emu's packets arrive on the control thread; all that
  * touches the function itself is mailed to its reactor, in order. */
+#include "base/crash_point.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "link/lease_inside.h"
@@ -74,6 +75,7 @@ static void send_release(struct lease *l)
         .type = LINK_RELEASE, .function = l->index, .cookie = ++l->lc->next_cookie};
 
     l->state = LEASE_RELEASING;
+    crash_point(link_releasing);
     if (link_send(l->lc, &msg, NULL, 0) < 0)
         lease_ended(l);
 }
@@ -138,7 +140,9 @@ static void adopted(struct mail *m)
         lease_shut(l);
         return;
     }
+    crash_point(link_adopted);
     link_send(l->lc, &msg, NULL, 0);
+    crash_point(link_started);
     opened = l->opened;
     l->opened = NULL;
     if (opened)
@@ -251,6 +255,7 @@ static void on_opened(struct lease *l, struct packet *p)
         send_release(l);
         return;
     }
+    crash_point(link_leased);
     l->state = LEASE_SYNCING;
 }
 
@@ -267,6 +272,7 @@ void lease_packet(struct link_client *lc, struct packet *p)
         return;
     }
     if (p->msg.type == LINK_RELEASED && l->state == LEASE_RELEASING) {
+        crash_point(link_released);
         lease_ended(l);
         return;
     }
@@ -278,6 +284,7 @@ void lease_packet(struct link_client *lc, struct packet *p)
         lease_event(l, p);
     } else if (l->state == LEASE_SYNCING) {
         l->state = LEASE_ADOPTING;
+        crash_point(link_synced);
         reactor_post(l->reactor, &lease_errand(l, adopt)->mail);
     }
 }

@@ -5,6 +5,8 @@
  * EventIdx. */
 #include "devices/nvme/inside.h"
 
+#include "base/crash_point.h"
+
 #include <string.h>
 
 /* The page is ours to clear: a new queue's doorbell is 0, whatever its predecessor of the same
@@ -229,7 +231,9 @@ nvme_status nvme_dbbuf_config(struct nvme_req *req)
         if (word)
             atomic_store_explicit(word, value, memory_order_release);
     }
+    crash_point(nvme_dbbuf_filled);
     atomic_store_explicit(&life->dbbuf_seq, seq, memory_order_release);
+    crash_point(nvme_dbbuf_done);
     nvme_dev_bind(dev);
     return NVME_SC_SUCCESS;
 }

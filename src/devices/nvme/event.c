@@ -5,6 +5,8 @@
  * flight. */
 #include "devices/nvme/inside.h"
 
+#include "base/crash_point.h"
+
 #include <string.h>
 
 static uint32_t group(uint32_t event)
@@ -30,7 +32,9 @@ static void reported(struct nvme_req *req)
     struct nvme_dev *dev = req->sq->dev;
     struct nvme_state_life *life = &dev->st->life;
 
+    crash_point(nvme_event_unmarked);
     atomic_fetch_or(&life->events_masked, group(req->effect));
+    crash_point(nvme_event_masked);
     atomic_fetch_and(&life->events, ~req->effect);
     dev->events_reporting &= ~group(req->effect);
 }
@@ -61,6 +65,7 @@ void nvme_event_report(struct nvme_dev *dev)
 void nvme_event_raise(struct nvme_dev *dev, enum nvme_event event)
 {
     atomic_fetch_or(&dev->st->life.events, (uint32_t)event);
+    crash_point(nvme_event_pending);
     nvme_event_report(dev);
 }
 
@@ -99,6 +104,7 @@ void nvme_event_ns_changed(struct nvme_dev *dev, uint32_t nsid)
     } else if (i == ARRAY_SIZE(dev->st->changed)) {
         atomic_store_explicit(&life->changed_count, i + 1, memory_order_release); /* overflow */
     }
+    crash_point(nvme_event_listed);
     if (life->features.async_event & NVME_OAES_NS_ATTR)
         nvme_event_raise(dev, NVME_EVENT_NS);
 }

@@ -5,6 +5,7 @@
  * disk is attached: identity, then the chains in flight are started again. */
 #include "devices/virtio_blk/inside.h"
 
+#include "base/crash_point.h"
 #include "link/crash.h"
 
 #include <errno.h>
@@ -54,6 +55,7 @@ int vblk_adopt(struct vblk_dev *dev, struct err *err)
     if (atomic_load_explicit(&mem->svc.device_epoch, memory_order_acquire) != epoch) {
         vblk_state_reset(st); /* the host was reset while nobody was here */
         atomic_store_explicit(&mem->svc.status, 0, memory_order_release);
+        crash_point(vblk_adopt_epoch);
         atomic_store_explicit(&mem->svc.device_epoch, epoch, memory_order_release);
     }
     /* Only a holder that died of its own fault is evidence against the requests it had. */

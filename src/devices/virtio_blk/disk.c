@@ -4,6 +4,8 @@
  * 5.2.4). Configuration lies in the function's register image. */
 #include "devices/virtio_blk/inside.h"
 
+#include "base/crash_point.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -51,6 +53,7 @@ void vblk_disk_resize(struct vblk_dev *dev, uint64_t nblocks)
     if (!dev->base.f)
         return;
     vblk_config_put(dev, true);
+    crash_point(vblk_resize_told);
     if (dev->owns_state)
         vblk_store_identity(dev);
 }
@@ -88,8 +91,10 @@ void vblk_config_put(struct vblk_dev *dev, bool tell)
     const unsigned wb = WRITEBACK_OFFSET / 4;
 
     static_assert(sizeof(u) == 60, "whole dwords");
-    for (unsigned i = 0; i < ARRAY_SIZE(u.dword); i++)
+    for (unsigned i = 0; i < ARRAY_SIZE(u.dword); i++) {
         function_reg_set(dev->base.f, i * 4, u.dword[i]);
+        crash_point(vblk_config_half);
+    }
     /* writeback is the host's to change, with CONFIG_WCE; it begins as 1. */
     if (dev->o.features & VIRTIO_BLK_F_CONFIG_WCE) {
         atomic_store_explicit(&svc->reg_mask[wb], 0xff, memory_order_release);
@@ -134,6 +139,7 @@ void vblk_store_identity(struct vblk_dev *dev)
     struct vblk_state_identity *id = &dev->st->head.identity;
 
     memset(id, 0, sizeof(*id));
+    crash_point(vblk_identity_stored);
     memcpy(id->vblk_id, dev->o.vblk_id, sizeof(id->vblk_id));
     id->num_queues = dev->o.num_queues;
     id->queue_size = dev->o.queue_size;
@@ -144,5 +150,6 @@ void vblk_store_identity(struct vblk_dev *dev)
         return;
     id->block_bytes = 1U << dev->disk.block_shift;
     id->nblocks = dev->disk.nblocks;
+    crash_point(vblk_identity_half);
     id->uuid = dev->disk.uuid;
 }
