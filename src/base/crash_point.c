@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "base/crash_point.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { FILE_BYTES = 128 };
 
 struct point {
     const char *name, *kind, *between, *situation;
@@ -14,13 +19,10 @@ struct point {
 #define POINT(name, kind, between, situation) {#name, kind, between, situation},
 static const struct point points[CRASH_POINT_COUNT] = {CRASH_POINTS(POINT)};
 
-/* The point of the environment; CRASH_POINT_COUNT: it names none. */
-static unsigned wanted(long *ret_count)
+/* NAME:COUNT; CRASH_POINT_COUNT: it names none. */
+static unsigned find(const char *want, long *ret_count)
 {
-    const char *want = getenv("SNAP_CRASH_POINT");
-    unsigned i = 0;
-
-    for (; want && i < CRASH_POINT_COUNT; i++) {
+    for (unsigned i = 0; i < CRASH_POINT_COUNT; i++) {
         size_t len = strlen(points[i].name);
 
         if (strncmp(want, points[i].name, len) != 0 || want[len] != ':')
@@ -31,26 +33,43 @@ static unsigned wanted(long *ret_count)
     return CRASH_POINT_COUNT;
 }
 
+/* What the environment says: NAME:COUNT itself, or @FILE, which holds it, or zeroes as long as
+ * nothing is wanted. NULL: nothing at all, or no such file. */
+static const char *wanted(void)
+{
+    static const char *_Atomic known;
+    const char *want = atomic_load(&known);
+    void *at;
+    int fd;
+
+    if (want)
+        return want;
+    want = getenv("SNAP_CRASH_POINT");
+    if (want && want[0] == '@') {
+        fd = open(want + 1, O_RDONLY | O_CLOEXEC);
+        at = mmap(NULL, FILE_BYTES, PROT_READ, MAP_SHARED, fd, 0);
+        close(fd);
+        want = at == MAP_FAILED ? NULL : at;
+    }
+    atomic_store(&known, want);
+    return want;
+}
+
 void crash_point_passed(enum crash_point point)
 {
     static _Atomic long passes;
-    static _Atomic int known = -1;
-    static _Atomic long count;
-    long n = 0;
+    const char *want = wanted();
+    long count = 0;
 
-    if (atomic_load(&known) < 0) {
-        int found = (int)wanted(&n);
-
-        atomic_store(&count, n);
-        atomic_store(&known, found);
-    }
-    if ((int)point == atomic_load(&known) &&
-        atomic_fetch_add(&passes, 1) + 1 == atomic_load(&count))
+    if (!want || want[0] != points[point].name[0] || find(want, &count) != point)
+        return;
+    if (atomic_fetch_add(&passes, 1) + 1 == count)
         raise(SIGKILL);
 }
 
 bool crash_point_program_ends(int argc, char **argv, int *ret_code)
 {
+    const char *want = wanted();
     long count;
 
     *ret_code = 0;
@@ -60,9 +79,12 @@ bool crash_point_program_ends(int argc, char **argv, int *ret_code)
                    points[i].situation);
         return true;
     }
-    if (!getenv("SNAP_CRASH_POINT") || wanted(&count) != CRASH_POINT_COUNT)
+    if (!getenv("SNAP_CRASH_POINT") ||
+        (want && (!want[0] || find(want, &count) != CRASH_POINT_COUNT)))
         return false;
-    fprintf(stderr, "SNAP_CRASH_POINT is '%s', not NAME:COUNT with a name of --list-crash-points\n",
+    fprintf(stderr,
+            "SNAP_CRASH_POINT is '%s': neither NAME:COUNT with a name of --list-crash-points, nor "
+            "@FILE with such a text\n",
             getenv("SNAP_CRASH_POINT"));
     *ret_code = 2;
     return true;

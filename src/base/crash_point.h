@@ -11,7 +11,8 @@
 #include <stdint.h>
 
 /* Raises SIGKILL on the count-th pass of the point named by the environment:
- * SNAP_CRASH_POINT=name:count */
+ * SNAP_CRASH_POINT=name:count, or SNAP_CRASH_POINT=@file, where the file of 128 bytes holds such a
+ * text, now or later, and zeroes behind it. */
 void crash_point_passed(enum crash_point point);
 
 /* A test build's main asks this first: with --list-crash-points, which prints name, kind, between

@@ -134,22 +134,26 @@ void vblk_config_default(struct vblk_dev *dev)
 
 /* ---- identity ---- */
 
+/* The host may know the device by what is there already, and this service may die in between: what
+ * has not changed is never anything else, and a bdev is there as a whole or not at all. */
 void vblk_store_identity(struct vblk_dev *dev)
 {
     struct vblk_state_identity *id = &dev->st->head.identity;
+    uint32_t block_bytes = dev->disk.channel ? 1U << dev->disk.block_shift : 0;
+    bool same = atomic_load(&id->block_bytes) == block_bytes &&
+                memcmp(&id->uuid, &dev->disk.uuid, sizeof(id->uuid)) == 0;
 
-    memset(id, 0, sizeof(*id));
-    crash_point(vblk_identity_stored);
-    memcpy(id->vblk_id, dev->o.vblk_id, sizeof(id->vblk_id));
+    if (!same)
+        atomic_store_explicit(&id->block_bytes, 0, memory_order_seq_cst);
     id->num_queues = dev->o.num_queues;
     id->queue_size = dev->o.queue_size;
     id->seg_max = dev->o.seg_max;
     id->size_max = dev->o.size_max;
+    crash_point(vblk_identity_stored);
     id->features = dev->o.features;
-    if (!dev->disk.channel)
-        return;
-    id->block_bytes = 1U << dev->disk.block_shift;
+    memcpy(id->vblk_id, dev->o.vblk_id, sizeof(id->vblk_id));
     id->nblocks = dev->disk.nblocks;
-    crash_point(vblk_identity_half);
     id->uuid = dev->disk.uuid;
+    crash_point(vblk_identity_half);
+    atomic_store_explicit(&id->block_bytes, block_bytes, memory_order_release);
 }

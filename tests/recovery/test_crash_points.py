@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The enumeration: the service dies at each point of src/base/crash_points.h in turn, for both device kinds, and the next one
+goes on as if nothing had happened. A point that is not reached is a failure.
+
+CRASH_WALK_LAPS: how often each point under load is visited (default 1), always at other passes."""
+import os
+import random
+import time
+
+import pytest
+from crash_walk import CrashSnap, points, slow
+from host import Load
+
+LAPS = int(os.environ.get("CRASH_WALK_LAPS", "1"))
+SEED = int(os.environ.get("CRASH_WALK_SEED", "0")) or None
+TOPOLOGY = {"NVME_EMULATION_NUM_PF": 2, "NVME_EMULATION_NUM_VF": 0, "NVME_EMULATION_MAX_QUEUE_DEPTH": 10,
+            "VIRTIO_BLK_EMULATION_NUM_PF": 2, "VIRTIO_BLK_EMULATION_NUM_VF": 0}
+FORMS = {"nvme": ("nvme", ["doorbells=shadow", "doorbells=trapped"]), "nvme-mapped": ("nvme", ["doorbells=mapped", "doorbells=mapped"]),
+         "split": ("vblk", ["ring=split", "ring=split,no-indirect"]), "packed": ("vblk", ["ring=packed", "ring=packed,no-indirect"])}
+AFTER = "adoption after "
+
+
+def plan(kind, laps, rng):
+    """(point, passes), ... of all points that a load reaches."""
+    steps = []
+    for p in points(kind):
+        passes = rng.randrange(1, 20) if slow() else rng.randrange(1, 120)
+        if p.situation == "I/O":
+            steps.append((p.name, passes))
+        elif p.situation == "adoption":
+            steps.append((p.name, rng.randrange(1, 3)))  # of either function
+        elif p.situation.startswith(AFTER) and p.situation != AFTER + "a reset":
+            steps += [(p.situation[len(AFTER):], passes), (p.name, 1)]
+    return steps * laps
+
+
+@pytest.mark.parametrize("form", [f for f in FORMS if f != "nvme-mapped" or LAPS > 1])
+def test_walk_under_load(tmp_path, form):
+    """A load that verifies runs on while one service after the other dies; adoptions die as well, also twice in a row."""
+    seed = SEED or random.randrange(1 << 30)
+    kind, settings = FORMS[form]
+    with CrashSnap(tmp_path, None, TOPOLOGY) as snap:
+        disks = snap.fleet(*((2, 0) if kind == "nvme" else (0, 2)))
+        load = Load([f"{path},{s}" for (_, _, path), s in zip(disks, settings)], tmp_path, "load", 16, "16k", 1024,
+                    extra=["--rate", "3000", "--zeroes", "3", "--deallocate", "3", "--flush", "3"])
+        at = "the beginning"
+        try:
+            assert load.wait_progress(50, 20), load.errors()
+            snap.kill_service()
+            for lap in range(LAPS):
+                for at, passes in plan(kind, 1, random.Random(seed + lap)):
+                    snap.start_dying(at, passes)
+                    assert not load.ended(), f"the load ended when the service died at {at}: {load.stop()}"
+            snap.programs["snap_service"] = "snap_service"
+            snap.start_service()
+            assert load.wait_progress(200, 30), load.errors()
+            time.sleep(0.05)
+        finally:
+            verdict = load.stop()
+        print(f"{len(snap.met)} deaths, seed {seed}")
+        assert verdict["ok"], f"seed {seed}, last death at {at}: {verdict}\n{load.errors()}"
