@@ -128,7 +128,7 @@
     X(nvme_ns_filled, "nvme", "a namespace is described | it is valid", "namespace attach")                                                    \
     X(nvme_ns_stored, "nvme", "a namespace is valid | the call is answered", "namespace attach")                                               \
     X(nvme_ns_gone, "nvme", "a namespace is invalid | the host is told", "namespace detach")                                                   \
-    X(nvme_ns_resized, "nvme", "the new capacity is stored | the host is told", "resize")                                                      \
+    X(nvme_ns_resized, "nvme", "the host is told | the new capacity is stored"       , "resize")                                                      \
     /* ---- virtio-blk: rings, configuration, reset ---- */                                                                                   \
     X(vq_open_reset, "vblk", "the ring's last life is void | its cursors are set", "ring start")                                               \
     X(vq_open_filled, "vblk", "the ring is described | it counts as started", "ring start")                                                    \
@@ -157,8 +157,8 @@
     X(journal_stopping, "both", "all has stopped | the journal says so", "orderly stop")                                                       \
     X(journal_stopped, "both", "the journal says that all has stopped | it is synced", "orderly stop")                                         \
     X(keepsake_kept, "both", "memory is kept by snap_emu | the disk is made", "memory disk create")                                            \
-    X(keepsake_dropping, "both", "the disk is deleted, saved and answered | its memory is dropped", "memory disk delete")                      \
-    X(keepsake_dropped, "both", "the disk's memory is dropped | anything else", "memory disk delete")
+    X(keepsake_dropping, "both", "the disk is gone, its deletion saved | its memory is dropped"    , "memory disk delete")                      \
+    X(keepsake_dropped, "both", "the disk's memory is dropped | its end is saved", "memory disk delete")
 /* clang-format on */
 
 #define CRASH_POINT_ID(name, kind, between, situation) CRASH_POINT_##name,

@@ -8,6 +8,8 @@ import random
 import time
 
 import pytest
+from crash_nvme import NvmeEffects
+from crash_vblk import PackedEffects, VblkEffects
 from crash_walk import CrashSnap, points, slow
 from host import Load
 
@@ -59,3 +61,38 @@ def test_walk_under_load(tmp_path, form):
             verdict = load.stop()
         print(f"{len(snap.met)} deaths, seed {seed}")
         assert verdict["ok"], f"seed {seed}, last death at {at}: {verdict}\n{load.errors()}"
+
+
+def effects(kind):
+    """Points that the load does not meet."""
+    return [p for p in points(kind) if p.situation not in ("I/O", "adoption", "I/O, both die", "readback") and
+            (not p.situation.startswith(AFTER) or p.situation == AFTER + "a reset")]
+
+
+@pytest.mark.parametrize("host", [NvmeEffects, VblkEffects, PackedEffects], ids=lambda h: h.__name__)
+def test_walk_of_effects(tmp_path, host):
+    """Admin commands, registers, resets, calls: each cut in the middle has happened or has not."""
+    with CrashSnap(tmp_path, None, TOPOLOGY | {"NVME_EMULATION_NUM_PF": 3, "VIRTIO_BLK_EMULATION_NUM_PF": 3}) as snap:
+        h = host(snap)
+        problems = []
+        try:
+            for p in effects(host.KIND):
+                start = time.monotonic()
+                try:
+                    h.walk(p)
+                except Exception as e:
+                    problems.append(f"{p.name} ({p.situation}): {type(e).__name__}: {str(e)[:600]}")
+                    if not os.environ.get("WALK_ALL"):
+                        break
+                    if snap.service is None or snap.service.poll() is not None:
+                        snap.service = None
+                        snap.start_service()
+                    h.close()
+                    h.open()
+                finally:
+                    if os.environ.get("WALK_TIMES"):
+                        print(f"{time.monotonic() - start:.2f} {p.name}", flush=True)
+        finally:
+            h.close()
+        assert not problems, "\n".join(problems)
+        assert len(set(snap.met)) == len(effects(host.KIND))

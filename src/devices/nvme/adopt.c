@@ -310,6 +310,7 @@ static int repost(struct nvme_dev *dev, struct found *intents, unsigned n, struc
         req->dw0 = req->rec->dw0;
         req->status = req->rec->status;
         req->on_intent = NULL;
+        nvme_event_recovered(req);
         nvme_cq_append(cq, req);
         cq->reposts++;
     }

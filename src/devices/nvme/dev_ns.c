@@ -242,9 +242,9 @@ void nvme_dev_resize(struct nvme_dev *dev, uint32_t nsid, uint64_t nblocks)
         return;
     ns->nblocks = nblocks;
     if (dev->base.f && dev->owns_state) {
-        ns->st->nblocks = nblocks;
+        nvme_event_ns_changed(dev, nsid); /* first: who finds it stored does not tell */
         crash_point(nvme_ns_resized);
-        nvme_event_ns_changed(dev, nsid);
+        ns->st->nblocks = nblocks;
     }
 }
 

@@ -39,6 +39,34 @@ static void reported(struct nvme_req *req)
     dev->events_reporting &= ~group(req->effect);
 }
 
+static uint32_t event_of(uint32_t dw0)
+{
+    uint32_t event = NVME_EVENT_NS;
+
+    while (event > NVME_EVENT_DB_REG && dw0_of(event) != dw0)
+        event >>= 1;
+    return event;
+}
+
+void nvme_event_recovered(struct nvme_req *req)
+{
+    const struct nvme_sqe *sqe = &req->rec->sqe;
+    uint32_t cdw10 = le32_get(sqe->cdw10), lid = NVME_LOG_LID(cdw10);
+
+    if (req->sq->qid != 0 || req->status != NVME_SC_SUCCESS)
+        return;
+    if (sqe->opc == NVME_ADMIN_ASYNC_EVENT) {
+        req->effect = event_of(req->dw0);
+        reported(req);
+    } else if (sqe->opc == NVME_ADMIN_GET_LOG_PAGE && !(cdw10 & NVME_LOG_RAE)) {
+        /* Which entries of the list the page had is not known any more: they stay. */
+        if (lid == NVME_LOG_ERROR)
+            nvme_event_unmask(req->sq->dev, NVME_EVENT_DB_REG | NVME_EVENT_DB_VALUE);
+        else if (lid == NVME_LOG_CHANGED_NS)
+            nvme_event_unmask(req->sq->dev, NVME_EVENT_NS);
+    }
+}
+
 void nvme_event_report(struct nvme_dev *dev)
 {
     struct nvme_state_life *life = &dev->st->life;

@@ -279,8 +279,9 @@ void vblk_queue_settle(struct vblk_queue *q)
             return;
         base = virtq_base(q->vq);
         crash_point(vblk_ring_drained);
+        /* State memory keeps its cursors, and the in-flight area is snap_emu's to void: until that
+         * has the answer, whoever comes after us has to find the same base. */
         vblk_queue_close(q);
-        vblk_queue_forget(q);
         crash_point(vblk_ring_closed);
     }
     q->cfg.start = 0;

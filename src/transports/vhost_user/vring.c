@@ -423,6 +423,7 @@ void vhost_user_queue_stopped(struct vhost_user *vh, uint32_t index, uint32_t ba
         return;
     ring->base = base;
     ring->based = true;
+    inflight_void(vh, index); /* nothing is: the base counts */
     stop_is_over(vh, ring);
 }
 
