@@ -4,7 +4,7 @@
  * outlives the process is half-way changed. crash_point() takes no other names, and
  * tests/recovery/test_crash_points.py fails when it does not reach one of them.
  *
- * X(name, device kind: "nvme", "vblk", "both"; what has been done | what comes next; the situation
+ * X(name, device kind: "nvme", "vblk", "both"; "emu": snap_emu dies, whatever the kind; what has been done | what comes next; the situation
  * that reaches it, by which the test knows what to do) */
 #ifndef BASE_CRASH_POINTS_H
 #define BASE_CRASH_POINTS_H
@@ -64,6 +64,19 @@
     X(link_reset_done, "both", "the device is reset | snap_emu is told", "function reset")                                                     \
     X(link_queue_stopped, "vblk", "a ring is stopped | snap_emu is told its base", "ring stop")                                                \
     X(link_register_applied, "both", "a register write has had its effect | it counts as applied", "register write")                           \
+    /* ---- snap_emu dies, and the service ends with it ---- */                                                                               \
+    X(emu_hello, "emu", "a service is here | it is told so", "hello")                                                                          \
+    X(emu_granting, "emu", "a function is leased | the service hears of it", "lease")                                                          \
+    X(emu_granted_half, "emu", "the service has state memory, guest memory, queues | it may adopt", "lease")                                   \
+    X(emu_granted, "emu", "the service may adopt | anything else", "lease")                                                                    \
+    X(emu_fenced, "emu", "a service is fenced | its functions are free", "fence")                                                              \
+    X(emu_let_go, "emu", "a function is free | who waits for it gets it", "fence")                                                             \
+    X(emu_holder_over, "emu", "a holder of an earlier snap_emu is gone | so is its file", "former holder")                                     \
+    X(emu_released, "emu", "a lease was given back | the service hears that it was", "release")                                                \
+    X(emu_kept, "emu", "memory is kept | the service gets it", "keep")                                                                         \
+    X(emu_base_known, "emu", "a ring's base is known | its in-flight area is void", "ring stop")                                               \
+    X(emu_area_void, "emu", "a ring's in-flight area is void | the front end hears its base", "ring stop")                                     \
+    X(emu_reset_half, "emu", "the front end's half of a reset is done | registers", "reset")                                                   \
     /* ---- adoption: NVMe ---- */                                                                                                            \
     X(nvme_state_half, "nvme", "state memory is laid out | it is valid", "first lease")                                                        \
     X(nvme_adopt_counted, "nvme", "the adoption is counted | queues are opened", "adoption")                                                   \

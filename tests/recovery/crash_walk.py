@@ -24,8 +24,9 @@ def all_points():
 
 
 def points(kind, situation=None):
-    """Those of a device kind, in the order of the list; situation: only of this one."""
-    return [p for p in all_points() if p.kind in (kind, "both") and situation in (None, p.situation)]
+    """Those of a device kind, or of snap_emu, in the order of the list; situation: only of this one."""
+    kinds = (kind,) if kind == "emu" else (kind, "both")
+    return [p for p in all_points() if p.kind in kinds and situation in (None, p.situation)]
 
 
 class CrashSnap(RecoverySnap):
@@ -46,14 +47,23 @@ class CrashSnap(RecoverySnap):
 
     def dead(self, name, seconds=15):
         """Waits for the death at the point. Fails when it is never reached."""
-        process = self.service
+        self.end_at(name, self.service, seconds)
+        self.service = None
+
+    def emu_dead(self, name, seconds=15):
+        """The same of snap_emu; the service ends by itself."""
+        self.end_at(name, self.emu, seconds)
+        self.emu = None
+        if self.service:
+            self.end_service()
+
+    def end_at(self, name, process, seconds):
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{name} was never reached\n{tail(self.tmpdir / 'service.log')}") from None
-        self.service = None
         self.die_at()
-        assert code == -signal.SIGKILL, f"{name}: the service ended with {code}\n{tail(self.tmpdir / 'service.log')}"
+        assert code == -signal.SIGKILL, f"{name}: the program ended with {code}\n{tail(self.tmpdir / 'service.log')}"
         self.met.append(name)
 
     @contextlib.contextmanager

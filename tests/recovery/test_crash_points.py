@@ -8,9 +8,10 @@ import random
 import time
 
 import pytest
+from crash_emu import EmuDeaths
 from crash_nvme import NvmeEffects
 from crash_vblk import PackedEffects, VblkEffects
-from crash_walk import CrashSnap, points, slow
+from crash_walk import CrashSnap, all_points, points, slow
 from host import Load
 
 LAPS = int(os.environ.get("CRASH_WALK_LAPS", "1"))
@@ -126,8 +127,34 @@ def test_walk_of_the_in_flight_area(tmp_path, form):
         print(f"{len(snap.met)} deaths, {from_area} chains in the last area, seed {seed}")
 
 
+@pytest.mark.parametrize("kind", ["nvme", "vblk"])
+def test_walk_of_snap_emu(tmp_path, kind):
+    """snap_emu dies at each of its own points: vhost-user front ends go on, the others find their disks."""
+    topology = TOPOLOGY | {"NVME_EMULATION_NUM_PF": 3, "VIRTIO_BLK_EMULATION_NUM_PF": 3}
+    with CrashSnap(tmp_path, {"snap_emu": "snap_emu_crash_points", "snap_service": "snap_service"}, topology) as snap:
+        deaths = EmuDeaths(snap, kind)
+        load = Load([f"{deaths.disks[0][2]},ring=packed"], tmp_path, "load", 16, "16k", 1024,
+                    extra=["--reconnect", "--rate", "2000"]) if kind == "vblk" else None
+        verdict = {"ok": True}
+        try:
+            assert not load or load.wait_progress(50, 20), load.errors()
+            for p in deaths.points():
+                try:
+                    deaths.walk(p)
+                except Exception as e:
+                    raise AssertionError(f"{p.name} ({p.situation}): {type(e).__name__}: {e}") from e
+                assert not load or not load.ended(), f"the load ended when snap_emu died at {p.name}"
+            assert not load or load.wait_progress(100, 30), load.errors()
+        finally:
+            if load:
+                verdict = load.stop()
+        assert verdict["ok"], verdict
+        assert set(snap.met) == {p.name for p in deaths.points()}
+
+
 def test_every_point_belongs_to_a_walk():
     """A point whose situation none of the walks knows would not be met, and nobody would miss it."""
+    assert {p.kind for p in all_points()} == {"nvme", "vblk", "both", "emu"}
     for kind in ("nvme", "vblk"):
         walked = {name for name, _ in plan(kind, 1, random.Random(0))} | {p.name for p in effects(kind)}
         if kind == "vblk":
