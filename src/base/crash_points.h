@@ -130,6 +130,7 @@
     X(nvme_delete_cq_done, "nvme", "the CQ is invalid | the command is completed", "Delete I/O CQ")                                            \
     X(nvme_feature_stored, "nvme", "a feature is stored | the command is completed", "Set Features")                                           \
     X(nvme_timestamp_half, "nvme", "the timestamp is stored | the moment of its setting", "Set Features timestamp")                            \
+    X(nvme_dbbuf_void, "nvme", "earlier shadow doorbells are void | the new ones have their values", "Doorbell Buffer Config")                 \
     X(nvme_dbbuf_filled, "nvme", "shadow doorbells have their values | they are in use", "Doorbell Buffer Config")                             \
     X(nvme_dbbuf_done, "nvme", "shadow doorbells are in use | the command is completed", "Doorbell Buffer Config")                             \
     X(nvme_event_unmarked, "nvme", "an event's completion is certain | the event counts as reported", "event")                                 \
