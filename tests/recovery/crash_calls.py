@@ -7,6 +7,8 @@ from snap import RpcError
 
 SORRY = ("exist", "attached", "no ", "not ", "suspended", "already")  # words of an answer to a call that has happened already
 MIB = 1 << 20
+# Situations are methods, of the same name but for these.
+OTHER_NAMES = {"RPC": "calls", "Set Features timestamp": "timestamp", "Doorbell Buffer Config": "doorbell_buffer"}
 
 
 class Calls:
@@ -17,12 +19,17 @@ class Calls:
 
     def walk(self, point):
         """Does what reaches the point, then checks."""
-        names = {"I/O": None, "RPC": "calls"}
-        name = names.get(point.situation, point.situation.lower().replace("/", "").replace(" ", "_"))
-        situations = {"set_features_timestamp": "timestamp", "doorbell_buffer_config": "doorbell_buffer", "enable": "enable",
-                      "first_io": "first_io", "create_io_cq": "create_io_cq"}
-        getattr(self, situations.get(name, name))(point)
+        getattr(self, OTHER_NAMES.get(point.situation, point.situation.lower().replace("/", "").replace(" ", "_")))(point)
         self.check()
+
+    def anew(self):
+        """After a failure: a service and a host without a past."""
+        if self.snap.service is None or self.snap.service.poll() is not None:
+            self.snap.service = None
+            self.snap.die_at()
+            self.snap.start_service()
+        self.close()
+        self.open()
 
     # ---- disks ----
     def file(self):
