@@ -74,10 +74,13 @@ static void send_release(struct lease *l)
     struct link_msg msg = {
         .type = LINK_RELEASE, .function = l->index, .cookie = ++l->lc->next_cookie};
 
-    l->state = LEASE_RELEASING;
+    /* A send that fails ends all leases that wait for an answer: this one does not yet. */
+    l->state = LEASE_CLOSING;
     crash_point(link_releasing);
     if (link_send(l->lc, &msg, NULL, 0) < 0)
         lease_ended(l);
+    else
+        l->state = LEASE_RELEASING;
 }
 
 static void function_gone(struct mail *m)
@@ -114,8 +117,7 @@ void lease_close(struct lease *l, void (*closed)(void *arg), void *arg)
     if (l->state == LEASE_WAITING) {
         struct link_msg msg = {.type = LINK_CANCEL_OPEN, .function = l->index, .cookie = l->cookie};
 
-        if (link_send(l->lc, &msg, NULL, 0) < 0)
-            lease_ended(l);
+        link_send(l->lc, &msg, NULL, 0); /* if it fails, the lease has ended */
         return; /* LINK_OPENED tells: cancelled, or granted in the meantime */
     }
     if (l->state == LEASE_OPEN)
@@ -331,7 +333,7 @@ struct lease *lease_open(struct link_client *lc, unsigned index, const char *ctr
                         .opened = opened,
                         .opened_arg = arg};
     lc->reactors[ri].slot_used[slot] = true;
-    list_append(&lc->leases, &l->node);
+    list_init(&l->node);
     msg.open.reactor = ri;
     msg.open.slot = slot;
     snprintf(msg.open.ctrl_id, sizeof(msg.open.ctrl_id), "%s", ctrl_id);
@@ -339,6 +341,7 @@ struct lease *lease_open(struct link_client *lc, unsigned index, const char *ctr
         lease_free(l);
         return NULL;
     }
+    list_append(&lc->leases, &l->node); /* not earlier: a send that fails ends those that wait */
     return l;
 }
 
