@@ -4,8 +4,9 @@
  * outlives the process is half-way changed. crash_point() takes no other names, and
  * tests/recovery/test_crash_points.py fails when it does not reach one of them.
  *
- * X(name, device kind ("nvme", "vblk", "both"; "emu": snap_emu dies, whatever the kind), what has
- * been done | what comes next, the situation that reaches it, by which the test knows what to do) */
+ * X(name, device kind, what has been done | what comes next, situation)
+ * Kinds: "nvme", "vblk", "both"; "emu": snap_emu dies, whatever the kind. By the situation the test
+ * knows what to do to get there. */
 #ifndef BASE_CRASH_POINTS_H
 #define BASE_CRASH_POINTS_H
 
