@@ -2,12 +2,15 @@
  *
  * Null and memory disks. */
 #include "backends/backends.h"
+
+#include "base/crash_point.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "control/bdev.h"
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -143,6 +146,12 @@ static int disk_memory(struct control_ctx *ctx, struct rpc_request *req,
     return fd;
 }
 
+/* That of an older disk of this name, which a crash left half-way. */
+static void forget_deletion(struct rpc_request *req, const char *name)
+{
+    save_drop(req, key_of_bdev(name));
+}
+
 static void bdev_malloc_create(void *arg, struct rpc_request *req, const void *args)
 {
     const struct memory_args *a = args;
@@ -172,6 +181,7 @@ static void bdev_malloc_create(void *arg, struct rpc_request *req, const void *a
     }
     opts.memory_fd = disk_memory(ctx, req, &opts, &err);
     rc = opts.memory_fd;
+    crash_point(keepsake_kept);
     if (rc >= 0) {
         rc = malloc_bdev_create(ctx->bdevs, &opts, &bd, &err);
         fd_close(&opts.memory_fd);
@@ -181,7 +191,35 @@ static void bdev_malloc_create(void *arg, struct rpc_request *req, const void *a
         return;
     }
     rpc_journal_amend(req, "name", json_string(opts.name));
+    forget_deletion(req, opts.name);
     bdev_created(req, bd);
+}
+
+struct malloc_deletion {
+    struct control_ctx *ctx;
+    struct rpc_request *req;
+    char *key;
+    char keepsake[128];
+};
+
+static void malloc_deletion_free(struct malloc_deletion *d)
+{
+    free(d->key);
+    free(d);
+}
+
+static void malloc_deleted(void *arg)
+{
+    struct malloc_deletion *d = arg;
+    struct err err = {0};
+
+    crash_point(keepsake_dropping);
+    if (d->ctx->link && link_drop_sync(d->ctx->link, d->keepsake, &err) < 0)
+        log_line(LOG_WARNING, "control", "%s stays with snap_emu: %s", d->keepsake, err.msg);
+    crash_point(keepsake_dropped);
+    rpc_journal_drop(d->req, d->key);
+    rpc_true(d->req);
+    malloc_deletion_free(d);
 }
 
 static void bdev_malloc_delete(void *arg, struct rpc_request *req, const void *args)
@@ -189,8 +227,9 @@ static void bdev_malloc_delete(void *arg, struct rpc_request *req, const void *a
     const char *name = ((const struct bdev_delete_args *)args)->name;
     struct control_ctx *ctx = arg;
     struct bdev *bd = need_bdev_of_kind(ctx, req, name, "malloc");
-    char keepsake[128], copy[64];
+    struct malloc_deletion *d;
     struct err err = {0};
+    int rc;
 
     if (!bd)
         return;
@@ -198,14 +237,25 @@ static void bdev_malloc_delete(void *arg, struct rpc_request *req, const void *a
         rpc_error(req, -EBUSY, "bdev '%s' is in use", name);
         return;
     }
-    snprintf(copy, sizeof(copy), "%s", name);
-    bdev_delete(ctx, req, name, "malloc"); /* may answer: args are gone */
-    if (!ctx->link)
+    d = calloc(1, sizeof(*d));
+    if (!d) {
+        rpc_error(req, -ENOMEM, "out of memory");
         return;
-    if (malloc_bdev_keepsake(copy, keepsake, sizeof(keepsake), &err) < 0 ||
-        link_drop_sync(ctx->link, keepsake, &err) < 0)
-        log_line(LOG_WARNING, "control", "bdev %s: its memory stays with snap_emu: %s", copy,
-                 err.msg);
+    }
+    *d = (struct malloc_deletion){.ctx = ctx, .req = req, .key = key_of_bdev(name)};
+    /* Two things go, the memory and what is saved: if we die in between, the next service goes on
+     * with the deletion, which is saved below the disk until both are gone. */
+    save_put(req, key_below(d->key, "delete"));
+    rc = rpc_journal_flush(req, &err);
+    if (rc == 0)
+        rc = malloc_bdev_keepsake(name, d->keepsake, sizeof(d->keepsake), &err);
+    if (rc == 0)
+        rc = bdev_unregister(bd, malloc_deleted, d, &err);
+    if (rc < 0) {
+        save_drop(req, key_below(d->key, "delete"));
+        malloc_deletion_free(d);
+        rpc_error_from(req, &err);
+    }
 }
 
 static const struct rpc_method methods[] = {

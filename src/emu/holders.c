@@ -4,6 +4,7 @@
  * with the snap_emu that had them. Each has locked a file (link/holder.h) with a lock that ends
  * when neither the process nor the kernel for it can touch anything any more: a file that can be
  * locked is over. Until all are, or have said hello again, nothing is leased. */
+#include "base/crash_point.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "emu/emu.h"
@@ -51,8 +52,10 @@ static bool is_over(const struct holders *h, uint32_t pid, uint64_t start_time)
     if (fd < 0)
         return errno == ENOENT;
     over = flock(fd, LOCK_EX | LOCK_NB) == 0;
-    if (over)
+    if (over) {
+        crash_point(emu_holder_over);
         unlink(path); /* with the lock held: who makes it at this moment looks again */
+    }
     close(fd);
     return over;
 }

@@ -2,6 +2,7 @@
  *
  * Leases: at most one service holds a function. It loses it by giving it back, or by dying, and
  * then only when the fence has passed; who asked meanwhile gets it next. */
+#include "base/crash_point.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "emu/emu.h"
@@ -163,6 +164,7 @@ static void grant(struct emu_function *fn, struct link_conn *conn, const struct 
     fn->wake_reactor = open->open.reactor;
     fn->wake_slot = open->open.slot;
     memcpy(fn->info.ctrl_id, open->open.ctrl_id, sizeof(fn->info.ctrl_id));
+    crash_point(emu_granting);
     function_changed(fn);
     log_line(LOG_INFO, "emu", "function %s: leased to %s (pid %u) for '%s'", fn->info.vuid,
              fn->holder->name, fn->holder->pid, fn->info.ctrl_id);
@@ -173,10 +175,12 @@ static void grant(struct emu_function *fn, struct link_conn *conn, const struct 
     fn->host->memory_for_each(fn, lease_tell_memory);
     lease_tell_irqs(fn, 0, fn->info.num_msix);
     queues_granted(fn);
+    crash_point(emu_granted_half);
     msg = (struct link_msg){.type = LINK_SYNCED, .cookie = open->cookie};
     lease_tell(fn, &msg, NULL, 0);
     queues_synced(fn);
     lease_tell_flags(fn);
+    crash_point(emu_granted);
 }
 
 static void refuse_busy(struct emu_function *fn, struct link_conn *conn, const struct link_msg *msg)
@@ -220,6 +224,7 @@ void lease_end(struct emu_function *fn)
     if (!fn->holder)
         return;
     let_go(fn);
+    crash_point(emu_let_go);
     serve_waiters(fn);
     queues_left(fn);
 }
@@ -351,6 +356,7 @@ int lease_release(struct link_conn *conn, const struct link_msg *msg)
     /* The answer comes after the function's news, so that who has it finds no old ones, and before
      * anything a next lease of the same service brings. */
     let_go(fn);
+    crash_point(emu_released);
     link_send(conn, &answer, NULL, 0);
     serve_waiters(fn);
     return 0;

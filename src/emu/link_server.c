@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The link's server end: connections of services and observers on <run-dir>/emu.sock. */
+#include "base/crash_point.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -267,6 +268,7 @@ static int keep(struct link_conn *conn, const struct link_msg *msg)
         link_send(conn, &answer, NULL, 0);
         return 0;
     }
+    crash_point(emu_kept);
     answer.keep.size_bytes = size;
     memcpy(answer.keep.name, msg->keep.name, sizeof(answer.keep.name));
     link_send(conn, &answer, &fd, 1);

@@ -2,6 +2,7 @@
  *
  * snap_emu: what firmware is on a DPU. Functions with their sockets towards hosts, leases towards
  * services. */
+#include "base/crash_point.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "emu/detach.h"
@@ -102,6 +103,10 @@ int main(int argc, char **argv)
     int rc;
 
     log_set_program("snap_emu");
+#ifdef SNAP_CRASH_POINTS
+    if (crash_point_program_ends(argc, argv, &rc))
+        return rc;
+#endif
     rc = options_parse(&o, argc, argv, &err);
     if (rc > 0)
         return 0;

@@ -3,6 +3,7 @@
  * Function resets. A service that holds the function drains it first; when nobody does, or the
  * holder dies meanwhile and its fence has passed, the reset is done here alone. Until then the host
  * sees a function in reset. */
+#include "base/crash_point.h"
 #include "base/log.h"
 #include "emu/emu.h"
 
@@ -11,6 +12,7 @@
 static void apply(struct emu_function *fn, bool alone)
 {
     fn->host->reset(fn);
+    crash_point(emu_reset_half);
     fn->failed[0] = '\0'; /* nothing of what made it fail is left */
     if (fn->regs.st)
         registers_reset(&fn->regs, alone);

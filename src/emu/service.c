@@ -2,6 +2,7 @@
  *
  * Service processes. One outlives its link connection here for as long as it may still touch what
  * it had leased. */
+#include "base/crash_point.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -161,6 +162,7 @@ int service_hello(struct link_conn *conn, const struct link_msg *msg, int *fds, 
     holders_hello(emu->holders, msg->hello.pid, s->start_time);
     s->conn = conn;
     list_append(&emu->services, &s->node);
+    crash_point(emu_hello);
     log_line(LOG_INFO, "emu", "service %s (pid %u, %u reactors) is here", s->name, s->pid,
              s->reactors);
     *ret = s;
@@ -220,6 +222,7 @@ void service_fence_moved(struct service *s)
     }
     if (s->nleases > 0)
         log_line(LOG_INFO, "emu", "service %s (pid %u) is dead and fenced", s->name, s->pid);
+    crash_point(emu_fenced);
     end_leases(s);
     service_free(s);
 }

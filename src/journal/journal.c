@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "journal/inside.h"
 
+#include "base/crash_point.h"
 #include "base/fd.h"
 #include "base/log.h"
 
@@ -82,8 +83,10 @@ static int write_temp(struct journal *j, const char *text, size_t len)
     if (fd < 0)
         return -errno;
     rc = journal_write_all(fd, text, len);
+    crash_point(journal_temp_written);
     if (rc == 0 && fsync(fd) < 0)
         rc = -errno;
+    crash_point(journal_temp_synced);
     if (rc < 0) {
         close(fd);
         unlinkat(j->dir_fd, JOURNAL_TEMP, 0);
@@ -95,6 +98,7 @@ static int write_temp(struct journal *j, const char *text, size_t len)
 /* Locked. The temporary file becomes the journal. */
 static int put_in_place(struct journal *j, int fd, uint64_t bytes)
 {
+    crash_point(journal_temp_complete);
     if (renameat(j->dir_fd, JOURNAL_TEMP, j->dir_fd, JOURNAL_FILE) < 0) {
         int rc = -errno;
 
@@ -102,6 +106,7 @@ static int put_in_place(struct journal *j, int fd, uint64_t bytes)
         unlinkat(j->dir_fd, JOURNAL_TEMP, 0);
         return rc;
     }
+    crash_point(journal_renamed);
     fd_close(&j->fd);
     j->fd = fd;
     j->file_bytes = bytes;
@@ -183,9 +188,11 @@ static void sync_file(struct journal *j)
 
     j->dirty = false;
     pthread_mutex_unlock(&j->lock);
+    crash_point(journal_syncing);
     if (fd < 0 || fdatasync(fd) < 0)
         log_line(LOG_ERROR, "journal", "%s/%s: cannot sync: %s", j->dir, JOURNAL_FILE,
                  strerror(errno));
+    crash_point(journal_synced);
     fd_close(&fd);
     pthread_mutex_lock(&j->lock);
 }
@@ -311,8 +318,10 @@ int journal_save(void *arg, const struct rpc_change *changes, unsigned n, struct
         pthread_mutex_lock(&j->lock);
         for (unsigned i = 0; i < n && rc == 0; i++)
             rc = records_apply(&j->records, json_array_get(all, i));
+        crash_point(journal_applied);
         if (rc == 0)
             rc = journal_append(j, n == 1 ? json_array_get(all, 0) : all);
+        crash_point(journal_appended);
         pthread_mutex_unlock(&j->lock);
     }
     json_decref(all);
@@ -347,12 +356,14 @@ void journal_close(struct journal *j, bool orderly)
         if (orderly) {
             json_t *mark = json_pack("{s:b}", "stopped", 1);
 
+            crash_point(journal_stopping);
             if (journal_append(j, mark) < 0)
                 log_line(LOG_WARNING, "journal",
                          "%s/%s: the next start will look like one after a crash", j->dir,
                          JOURNAL_FILE);
             json_decref(mark);
         }
+        crash_point(journal_stopped);
         fdatasync(j->fd);
     }
     fd_close(&j->fd);

@@ -3,6 +3,7 @@
  * Taking possession of a state directory and reading what is saved there. */
 #include "journal/inside.h"
 
+#include "base/crash_point.h"
 #include "base/fd.h"
 #include "base/log.h"
 
@@ -164,6 +165,7 @@ static int set_aside(struct journal *j, const char *bad, size_t len, struct err 
     if (rc < 0)
         return err_set(err, rc, "cannot save the damaged end of the journal as '%s/%s': %s", j->dir,
                        JOURNAL_BAD, strerror(-rc));
+    crash_point(journal_set_aside);
     log_line(LOG_ERROR, "journal",
              "%s/%s: damaged from byte %llu on: %zu bytes are ignored and kept in %s", j->dir,
              JOURNAL_FILE, (unsigned long long)j->file_bytes, len, JOURNAL_BAD);

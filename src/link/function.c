@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "link/function.h"
 
+#include "base/crash_point.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "link/crash.h"
@@ -491,6 +492,7 @@ static unsigned apply_register_log(struct function *f)
 
         if (w.epoch == function_epoch(f) && reg_write_sane(&w))
             f->parts.ops->reg_written(f->parts.dev, &w);
+        crash_point(link_register_applied);
         atomic_store_explicit(&st->svc.log_head, ++head, memory_order_release);
     }
     lost = atomic_load_explicit(&st->emu.log_lost, memory_order_acquire);

@@ -2,6 +2,7 @@
  *
  * The life of a lease on one function. snap_emu's packets arrive on the control thread; all that
  * touches the function itself is mailed to its reactor, in order. */
+#include "base/crash_point.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "link/lease_inside.h"
@@ -73,9 +74,13 @@ static void send_release(struct lease *l)
     struct link_msg msg = {
         .type = LINK_RELEASE, .function = l->index, .cookie = ++l->lc->next_cookie};
 
-    l->state = LEASE_RELEASING;
+    /* A send that fails ends all leases that wait for an answer: this one does not yet. */
+    l->state = LEASE_CLOSING;
+    crash_point(link_releasing);
     if (link_send(l->lc, &msg, NULL, 0) < 0)
         lease_ended(l);
+    else
+        l->state = LEASE_RELEASING;
 }
 
 static void function_gone(struct mail *m)
@@ -112,8 +117,7 @@ void lease_close(struct lease *l, void (*closed)(void *arg), void *arg)
     if (l->state == LEASE_WAITING) {
         struct link_msg msg = {.type = LINK_CANCEL_OPEN, .function = l->index, .cookie = l->cookie};
 
-        if (link_send(l->lc, &msg, NULL, 0) < 0)
-            lease_ended(l);
+        link_send(l->lc, &msg, NULL, 0); /* if it fails, the lease has ended */
         return; /* LINK_OPENED tells: cancelled, or granted in the meantime */
     }
     if (l->state == LEASE_OPEN)
@@ -138,7 +142,9 @@ static void adopted(struct mail *m)
         lease_shut(l);
         return;
     }
+    crash_point(link_adopted);
     link_send(l->lc, &msg, NULL, 0);
+    crash_point(link_started);
     opened = l->opened;
     l->opened = NULL;
     if (opened)
@@ -251,6 +257,7 @@ static void on_opened(struct lease *l, struct packet *p)
         send_release(l);
         return;
     }
+    crash_point(link_leased);
     l->state = LEASE_SYNCING;
 }
 
@@ -267,6 +274,7 @@ void lease_packet(struct link_client *lc, struct packet *p)
         return;
     }
     if (p->msg.type == LINK_RELEASED && l->state == LEASE_RELEASING) {
+        crash_point(link_released);
         lease_ended(l);
         return;
     }
@@ -278,6 +286,7 @@ void lease_packet(struct link_client *lc, struct packet *p)
         lease_event(l, p);
     } else if (l->state == LEASE_SYNCING) {
         l->state = LEASE_ADOPTING;
+        crash_point(link_synced);
         reactor_post(l->reactor, &lease_errand(l, adopt)->mail);
     }
 }
@@ -324,7 +333,7 @@ struct lease *lease_open(struct link_client *lc, unsigned index, const char *ctr
                         .opened = opened,
                         .opened_arg = arg};
     lc->reactors[ri].slot_used[slot] = true;
-    list_append(&lc->leases, &l->node);
+    list_init(&l->node);
     msg.open.reactor = ri;
     msg.open.slot = slot;
     snprintf(msg.open.ctrl_id, sizeof(msg.open.ctrl_id), "%s", ctrl_id);
@@ -332,6 +341,7 @@ struct lease *lease_open(struct link_client *lc, unsigned index, const char *ctr
         lease_free(l);
         return NULL;
     }
+    list_append(&lc->leases, &l->node); /* not earlier: a send that fails ends those that wait */
     return l;
 }
 

@@ -3,6 +3,7 @@
  * What snap_emu tells about a leased function: memory, interrupts, virtqueues, resets. Memory is
  * mapped and unmapped on the control thread; the rest is mailed to the function's reactor, in
  * order. */
+#include "base/crash_point.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "link/lease_inside.h"
@@ -47,6 +48,7 @@ static void region_closed(struct mail *m)
 
     guest_region_close(e->region);
     free(e);
+    crash_point(link_memory_closed);
     if (l->state == LEASE_OPEN || l->state == LEASE_ADOPTING || l->state == LEASE_SYNCING)
         link_send(l->lc, &msg, NULL, 0);
 }
@@ -107,6 +109,7 @@ static void reset_answer(struct mail *m)
 
     msg.reset.epoch = e->epoch;
     free(e);
+    crash_point(link_reset_done);
     if (l->state == LEASE_OPEN || l->state == LEASE_ADOPTING)
         link_send(l->lc, &msg, NULL, 0);
 }
@@ -152,6 +155,7 @@ static void queue_stopped_answer(struct mail *m)
     msg.queue.index = e->queue.index;
     msg.queue.base = e->queue.base;
     free(e);
+    crash_point(link_queue_stopped);
     if (msg.queue.base != FUNCTION_NOT_STOPPED &&
         (l->state == LEASE_OPEN || l->state == LEASE_ADOPTING))
         link_send(l->lc, &msg, NULL, 0);

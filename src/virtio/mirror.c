@@ -4,6 +4,8 @@
  * that it is right whenever this process and snap_emu may die. Nothing is read from it here. */
 #include "virtio/inside.h"
 
+#include "base/crash_point.h"
+
 enum { AREA_VERSION = 1 };
 
 static void put8(uint8_t *p, uint8_t v)
@@ -34,7 +36,9 @@ static void split_fetched(struct virtq *vq, unsigned slot)
     struct vhost_inflight_split_entry *e = &area->desc[vq->slots[slot].head];
 
     put64(&e->counter, counter_of(vq, slot));
+    crash_point(vq_mirror_filled);
     put8(&e->inflight, 1);
+    crash_point(vq_mirror_fetched);
 }
 
 /* Links the batch: if its publication is all that we live to do, the list tells what it was. */
@@ -48,15 +52,21 @@ static void split_posting(struct virtq *vq, uint32_t n)
         put16(&area->desc[head].next, vq->last_batch);
         vq->last_batch = head;
     }
+    crash_point(vq_mirror_linked);
     put16(&area->last_batch_head, vq->last_batch);
+    crash_point(vq_mirror_posting);
 }
 
 static void split_posted(struct virtq *vq, uint32_t n, uint64_t used)
 {
     struct vhost_inflight_split *area = vq->area;
 
-    for (uint32_t i = 0; i < n; i++)
+    crash_point(vq_mirror_published);
+    for (uint32_t i = 0; i < n; i++) {
         put8(&area->desc[vq->slots[vq->done[i].slot].head].inflight, 0);
+        crash_point(vq_mirror_over);
+    }
+    crash_point(vq_mirror_posted);
     put16(&area->used_idx, (uint16_t)used);
 }
 
@@ -141,7 +151,9 @@ static void packed_fill(struct virtq *vq, unsigned slot)
     head->num = s->ndesc;
     head->last = s->saved_last;
     put64(&head->counter, counter_of(vq, slot));
+    crash_point(vq_mirror_filled);
     put8(&head->inflight, 1);
+    crash_point(vq_mirror_fetched);
 }
 
 static void packed_fetched(struct virtq *vq, unsigned slot)
@@ -163,16 +175,22 @@ static void packed_posting(struct virtq *vq, uint32_t n, uint64_t used)
         put16(&area->desc[s->saved_last].next, head);
         head = s->saved;
     }
+    crash_point(vq_mirror_linked);
     put16(&area->free_head, head);
     put_used(vq, used, vq->used);
+    crash_point(vq_mirror_posting);
 }
 
 static void packed_posted(struct virtq *vq, uint32_t n, uint64_t used)
 {
     struct vhost_inflight_packed *area = vq->area;
 
-    for (uint32_t i = 0; i < n; i++)
+    crash_point(vq_mirror_published);
+    for (uint32_t i = 0; i < n; i++) {
         put8(&area->desc[vq->slots[vq->done[i].slot].saved].inflight, 0);
+        crash_point(vq_mirror_over);
+    }
+    crash_point(vq_mirror_posted);
     put_free_heads(vq, vq->slots[vq->done[n - 1].slot].saved);
     put_used(vq, used, used);
 }
@@ -243,6 +261,7 @@ void virtq_mirror_sync(struct virtq *vq)
     uint64_t used = vq->used;
 
     put16(&area->version, 0);
+    crash_point(vq_sync_begun);
     put16(&area->desc_num, (uint16_t)vq->size);
     if (vq->packed)
         packed_clear(vq);
@@ -261,6 +280,7 @@ void virtq_mirror_sync(struct virtq *vq)
         used += vq->slots[vq->done[i].slot].ndesc;
     if (vq->reposts)
         virtq_mirror_posting(vq, vq->reposts, used);
+    crash_point(vq_sync_filled);
     put16(&area->version, AREA_VERSION);
 }
 

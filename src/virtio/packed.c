@@ -138,11 +138,11 @@ unsigned virtq_packed_fetch(struct virtq *vq, uint16_t *slots, unsigned max)
     }
     if (i == 0)
         return 0;
-    crash_point("vq.fetch.copied");
+    crash_point(vq_fetch_copied);
     vq->avail = avail;
     if (VIRTQ_RECORDS)
         atomic_store_explicit(&vq->st->avail, avail, memory_order_release);
-    crash_point("vq.fetch.published");
+    crash_point(vq_fetch_published);
     return i;
 }
 
@@ -169,6 +169,7 @@ void virtq_packed_write(struct virtq *vq, uint32_t n, bool again)
     for (uint32_t i = 0; i < n; i++) {
         if (i > 0) /* the driver looks at the first one first: it comes last */
             put(vq, pos, wrap, &vq->done[i], again);
+        crash_point(vq_used_entry_written);
         advance(vq, &pos, &wrap, vq->slots[vq->done[i].slot].ndesc);
     }
 }

@@ -5,6 +5,8 @@
  * when all of it makes sense; the reconnection rules are those of the vhost-user specification. */
 #include "virtio/inside.h"
 
+#include "base/crash_point.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -209,6 +211,7 @@ static void make_records(struct virtq *vq, const struct readback *r)
     if (vq->packed)
         virtq_packed_take_back(vq, vq->ndesc);
     vq->found.records = vq->found.live = vq->found.from_area = r->n;
+    crash_point(vq_readback_records);
 }
 
 static int readback(struct virtq *vq, struct readback *r, struct err *err)

@@ -4,6 +4,8 @@
  * a queue which runs shallow touches few of them. A free slot below slots_used has index1 == 0. */
 #include "virtio/inside.h"
 
+#include "base/crash_point.h"
+
 #include <errno.h>
 #include <stdlib.h>
 
@@ -79,6 +81,7 @@ unsigned virtq_slot_fill(struct virtq *vq, uint64_t index, uint16_t head, uint16
         atomic_store_explicit(&rec->index1, 0, memory_order_relaxed);
         vq->slots_used = slot + 1;
         atomic_store_explicit(&vq->st->slots_used, vq->slots_used, memory_order_release);
+        crash_point(vq_slots_used);
     }
     vq->slots[slot] = (struct virtq_slot){head, ndesc, saved, saved_last, VIRTQ_SLOT_ACTIVE};
     bit_set(vq->busy, head);
@@ -92,6 +95,7 @@ unsigned virtq_slot_fill(struct virtq *vq, uint64_t index, uint16_t head, uint16
     atomic_store_explicit(&rec->starts, 0, memory_order_relaxed);
     atomic_store_explicit(&rec->intent, 0, memory_order_relaxed);
     atomic_store_explicit(&rec->index1, index + 1, memory_order_release);
+    crash_point(vq_record_filled);
     return slot;
 }
 

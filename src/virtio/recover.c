@@ -4,6 +4,8 @@
  * no sense ends the adoption, never the service. */
 #include "virtio/inside.h"
 
+#include "base/crash_point.h"
+
 #include <errno.h>
 #include <stdlib.h>
 
@@ -115,6 +117,7 @@ static int sort_records(struct virtq *vq, struct recovery *r, struct err *err)
             over = false;
         if (over) {
             atomic_store_explicit(&rec->index1, 0, memory_order_release);
+            crash_point(vq_adopt_record_over);
             continue;
         }
         rc = take_record(vq, r, slot, err);
@@ -169,6 +172,7 @@ static int adopt(struct virtq *vq, struct recovery *r, struct err *err)
         rc = sort_records(vq, r, err);
     if (rc == 0)
         rc = repost(vq, r, err);
+    crash_point(vq_adopt_sorted);
     if (rc == 0)
         rc = restore_live(vq, r, err);
     if (rc < 0)

@@ -279,44 +279,44 @@ static struct virtq_found dies_at(const char *point, enum lost lost, bool area)
 
 static void dying_before_a_batch_is_published(void **state)
 {
-    assert_true(dies_at("vq.fetch.copied", NOTHING, false).unpublished > 0);
+    assert_true(dies_at("vq_fetch_copied", NOTHING, false).unpublished > 0);
 }
 
 static void dying_before_execution(void **state)
 {
-    assert_true(dies_at("vq.fetch.published", NOTHING, false).live > 0);
+    assert_true(dies_at("vq_fetch_published", NOTHING, false).live > 0);
 }
 
 static void dying_before_completions_are_written(void **state)
 {
-    assert_true(dies_at("vq.complete.intent", NOTHING, true).intent_stored > 0);
+    assert_true(dies_at("vq_intents_stored", NOTHING, true).intent_stored > 0);
 }
 
 static void dying_before_completions_are_published(void **state)
 {
-    assert_true(dies_at("vq.complete.posted", NOTHING, true).intent_stored > 0);
+    assert_true(dies_at("vq_used_written", NOTHING, true).intent_stored > 0);
 }
 
 static void dying_before_the_cursor_is_stored(void **state)
 {
-    assert_true(dies_at("vq.complete.published", NOTHING, true).intent_stored > 0);
+    assert_true(dies_at("vq_used_published", NOTHING, true).intent_stored > 0);
 }
 
 static void dying_before_the_slots_are_freed(void **state)
 {
-    assert_true(dies_at("vq.complete.tail", NOTHING, false).posted > 0);
+    assert_true(dies_at("vq_tail_stored", NOTHING, false).posted > 0);
 }
 
 static void dying_after_the_slots_are_freed(void **state)
 {
-    dies_at("vq.complete.freed", NOTHING, false);
+    dies_at("vq_batch_freed", NOTHING, false);
 }
 
 static void dying_with_the_state_memory(void **state)
 {
     static const char *const points[] = {
-        "vq.fetch.copied",       "vq.fetch.published", "vq.complete.intent", "vq.complete.posted",
-        "vq.complete.published", "vq.complete.tail",   "vq.complete.freed"};
+        "vq_fetch_copied",   "vq_fetch_published", "vq_intents_stored", "vq_used_written",
+        "vq_used_published", "vq_tail_stored",     "vq_batch_freed"};
 
     for (unsigned i = 0; i < ARRAY_SIZE(points); i++)
         assert_true(dies_at(points[i], STATE, true).from_area > 0);
@@ -326,11 +326,11 @@ static void dying_with_the_state_memory(void **state)
  * have been published. */
 static void dying_again_before_posting(void **state)
 {
-    static const char *const points[] = {"vq.complete.intent", "vq.complete.posted",
-                                         "vq.complete.published", "vq.complete.tail"};
+    static const char *const points[] = {"vq_intents_stored", "vq_used_written",
+                                         "vq_used_published", "vq_tail_stored"};
 
     for (unsigned i = 0; i < ARRAY_SIZE(points); i++)
-        assert_true(die_at(points[i], "vq.opened:1", STATE, true).from_area > 0);
+        assert_true(die_at(points[i], "vq_opened:1", STATE, true).from_area > 0);
 }
 
 static void dies_at_random(uint64_t features, enum lost lost, bool area)

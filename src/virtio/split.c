@@ -69,11 +69,11 @@ unsigned virtq_split_fetch(struct virtq *vq, uint16_t *slots, unsigned max)
     }
     if (unlikely(i == 0))
         return 0;
-    crash_point("vq.fetch.copied");
+    crash_point(vq_fetch_copied);
     vq->avail += i;
     if (VIRTQ_RECORDS)
         atomic_store_explicit(&vq->st->avail, vq->avail, memory_order_release);
-    crash_point("vq.fetch.published");
+    crash_point(vq_fetch_published);
     return i;
 }
 
@@ -84,6 +84,7 @@ void virtq_split_write(struct virtq *vq, uint32_t n)
 
         store32(&at->id, vq->slots[vq->done[i].slot].head);
         store32(&at->len, vq->done[i].len);
+        crash_point(vq_used_entry_written);
     }
 }
 

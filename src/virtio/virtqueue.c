@@ -115,6 +115,7 @@ static int start_fresh(struct virtq *vq, const struct virtq_config *c, struct er
                        vq->name, (unsigned long long)c->desc_gpa, (unsigned long long)c->driver_gpa,
                        (unsigned long long)c->device_gpa);
     virtq_state_reset(st); /* nobody takes it over while it is half written */
+    crash_point(vq_open_reset);
     if (vq->area)
         rc = virtq_readback(vq, &why);
     if (rc == -ENOMEM)
@@ -137,6 +138,7 @@ static int start_fresh(struct virtq *vq, const struct virtq_config *c, struct er
     st->device_gpa = c->device_gpa;
     atomic_store_explicit(&st->avail, vq->avail, memory_order_relaxed);
     atomic_store_explicit(&st->used, vq->used, memory_order_relaxed);
+    crash_point(vq_open_filled);
     atomic_store_explicit(&st->start, c->start, memory_order_release);
     return 0;
 }
@@ -163,7 +165,7 @@ int virtq_open(const struct virtq_opts *opts, struct virtq **ret, struct err *er
     }
     if (vq->area)
         virtq_mirror_sync(vq);
-    crash_point("vq.opened");
+    crash_point(vq_opened);
     *ret = vq;
     return 0;
 }
@@ -304,8 +306,10 @@ static uint64_t intents(struct virtq *vq, uint32_t n, bool store)
         if (store) {
 #ifndef SNAP_LEAVE_OUT_INTENT
             vq->records[slot].len = vq->done[i].len;
+            crash_point(vq_intent_values);
             atomic_store_explicit(&vq->records[slot].intent, at + 1, memory_order_release);
 #endif
+            crash_point(vq_intent_stored);
         }
         at += vq->slots[slot].ndesc;
     }
@@ -319,28 +323,30 @@ static void post(struct virtq *vq, uint32_t n, bool again)
     uint64_t used = intents(vq, n, VIRTQ_RECORDS && !again);
 
     atomic_thread_fence(memory_order_release); /* all intents before any of the ring */
-    crash_point("vq.complete.intent");
+    crash_point(vq_intents_stored);
     if (vq->area && !again)
         virtq_mirror_posting(vq, n, used);
     if (vq->packed)
         virtq_packed_write(vq, n, again);
     else
         virtq_split_write(vq, n);
-    crash_point("vq.complete.posted");
+    crash_point(vq_used_written);
     if (vq->packed)
         virtq_packed_publish(vq, used, again);
     else
         virtq_split_publish(vq, used);
-    crash_point("vq.complete.published");
+    crash_point(vq_used_published);
     if (vq->area)
         virtq_mirror_posted(vq, n, used);
     vq->used = used;
     if (VIRTQ_RECORDS)
         atomic_store_explicit(&vq->st->used, used, memory_order_release);
-    crash_point("vq.complete.tail");
-    for (uint32_t i = 0; i < n; i++)
+    crash_point(vq_tail_stored);
+    for (uint32_t i = 0; i < n; i++) {
         virtq_slot_release(vq, vq->done[i].slot);
-    crash_point("vq.complete.freed");
+        crash_point(vq_record_freed);
+    }
+    crash_point(vq_batch_freed);
     vq->completed += n;
 }
 

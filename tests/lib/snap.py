@@ -181,10 +181,14 @@ class Snap(Programs):
             self._start_all(self.start_emu, self.start_service)
 
     # ---- processes ----
-    def start_emu(self):
+    def spawn_emu(self):
+        """Starts it without waiting."""
         assert self.emu is None
         self.emu = self._spawn("snap_emu", ["--foreground", "--run-dir", self.run_dir, "--state-dir", self.state_dir,
                                             "--topology", self.topology_file, *self.emu_args], "emu.log")
+
+    def start_emu(self):
+        self.spawn_emu()
         self._wait("snap_emu", self.emu_answers, self.emu, "emu.log")
 
     def emu_answers(self):

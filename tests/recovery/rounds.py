@@ -12,10 +12,10 @@ from snap import tail
 
 PHASES = ("unpublished", "live", "intent_stored", "posted")
 # Where a crash-point build dies, and about how many passes a lively client makes there in half a second.
-POINTS = {"fetch.copied": 3000, "fetch.published": 3000, "complete.intent": 3000, "complete.posted": 3000,
-          "complete.tail": 1500, "complete.freed": 3000}
-VBLK_POINTS = {f"vq.{name}": 600 for name in ("fetch.copied", "fetch.published", "complete.intent", "complete.posted",
-                                              "complete.published", "complete.tail", "complete.freed")}
+POINTS = {"nvme_fetch_copied": 3000, "nvme_fetch_published": 3000, "nvme_intents_stored": 3000, "nvme_cqes_written": 3000,
+          "nvme_tail_stored": 1500, "nvme_batch_freed": 3000}
+VBLK_POINTS = {f"vq_{name}": 600 for name in ("fetch_copied", "fetch_published", "intents_stored", "used_written",
+                                              "used_published", "tail_stored", "batch_freed")}
 
 
 class Round:

@@ -101,7 +101,7 @@ def test_without_resubmission_virtqueues_fail(tmp_path, form):
 @pytest.mark.parametrize("form", FORMATS)
 def test_without_the_intent_step_virtqueues_fail(tmp_path, form):
     """A chain completed just before the crash is completed again after it."""
-    outcome = vblk_only(tmp_path, 20, at("vq.complete.published", "vq.complete.tail"), {"crash": "snap_service_no_intent"}, form)
+    outcome = vblk_only(tmp_path, 20, at("vq_used_published", "vq_tail_stored"), {"crash": "snap_service_no_intent"}, form)
     assert outcome.kinds() & {"duplicate", "missing"}, f"not found out\n{outcome}"
 
 

@@ -66,7 +66,7 @@ def test_without_resubmission_the_rounds_fail(tmp_path):
 
 def test_without_the_intent_step_the_rounds_fail(tmp_path):
     """A command completed just before the crash is completed again after it."""
-    outcome = run(tmp_path, 20, at("complete.posted", "complete.tail"), {"crash": "snap_service_no_intent"}, missing=4)
+    outcome = run(tmp_path, 20, at("nvme_cqes_written", "nvme_tail_stored"), {"crash": "snap_service_no_intent"}, missing=4)
     assert outcome.kinds() & {"duplicate", "missing"}, f"not found out\n{outcome}"
 
 

@@ -57,8 +57,9 @@ static nvme_status create_cq(struct nvme_req *req)
     atomic_store_explicit(&st->created_by, seq_of(req), memory_order_relaxed);
     if (!nvme_cq_create(dev, qid))
         return NVME_SC_INTERNAL_ERROR;
+    crash_point(nvme_create_cq_filled);
     atomic_store_explicit(&st->valid, 1, memory_order_release);
-    crash_point("admin.effect");
+    crash_point(nvme_create_cq_done);
     return NVME_SC_SUCCESS;
 }
 
@@ -95,8 +96,9 @@ static nvme_status create_sq(struct nvme_req *req)
     atomic_store_explicit(&st->created_by, seq_of(req), memory_order_relaxed);
     if (!nvme_sq_create(dev, qid))
         return NVME_SC_INTERNAL_ERROR;
+    crash_point(nvme_create_sq_filled);
     atomic_store_explicit(&st->valid, 1, memory_order_release);
-    crash_point("admin.effect");
+    crash_point(nvme_create_sq_done);
     return NVME_SC_SUCCESS;
 }
 
@@ -116,9 +118,10 @@ static nvme_status delete_cq(struct nvme_req *req)
     if (dev->cq[qid]->nsqs > 0)
         return NVME_DNR(NVME_SC_QUEUE_DELETION);
     atomic_store_explicit(&st->deleted_by, seq_of(req), memory_order_relaxed);
+    crash_point(nvme_delete_cq_marked);
     atomic_store_explicit(&st->valid, 0, memory_order_release);
     nvme_cq_destroy(dev->cq[qid]);
-    crash_point("admin.effect");
+    crash_point(nvme_delete_cq_done);
     return NVME_SC_SUCCESS;
 }
 
@@ -145,6 +148,7 @@ static nvme_status delete_sq(struct nvme_req *req)
     dev->base.inflight++;
     nvme_dev_unhold_sq(sq, NVME_SC_ABORTED_SQ_DELETION);
     nvme_sq_cancel(sq);
+    crash_point(nvme_delete_sq_begun);
     dev->base.settle = true; /* not from here: requests of this batch may still be about to start */
     device_kick(&dev->base);
     return NVME_PENDING;
@@ -158,10 +162,12 @@ void nvme_admin_sq_drained(struct nvme_sq *sq)
     if (!dev->dropping) {
         nvme_cq_post(sq->cq); /* the aborted ones, as far as there is room */
         nvme_cq_drop_sq(sq->cq, sq);
+        crash_point(nvme_delete_sq_drained);
         atomic_store_explicit(&sq->st->deleted_by, seq_of(req), memory_order_relaxed);
+        crash_point(nvme_delete_sq_marked);
         atomic_store_explicit(&sq->st->valid, 0, memory_order_release);
         nvme_sq_destroy(sq);
-        crash_point("admin.effect");
+        crash_point(nvme_delete_sq_done);
     } else {
         sq->delete_req = NULL;
     }

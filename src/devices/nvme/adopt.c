@@ -6,6 +6,7 @@
  * places, the rest is executed again in the order of fetching, reads last. */
 #include "devices/nvme/inside.h"
 
+#include "base/crash_point.h"
 #include "base/log.h"
 #include "link/crash.h"
 
@@ -106,10 +107,12 @@ int nvme_adopt(struct nvme_dev *dev, struct err *err)
     }
     if (atomic_load_explicit(&mem->svc.device_epoch, memory_order_acquire) != epoch) {
         nvme_state_reset(st); /* the host was reset while nobody was here */
+        crash_point(nvme_adopt_void);
         atomic_store(&st->life.cc, 0);
         nvme_regs_init(dev);
         function_reg_set(dev->base.f, NVME_REG_CSTS, 0);
         nvme_doorbells_clear_all(dev);
+        crash_point(nvme_adopt_epoch);
         atomic_store_explicit(&mem->svc.device_epoch, epoch, memory_order_release);
     } else {
         nvme_regs_init(dev);
@@ -123,6 +126,7 @@ int nvme_adopt(struct nvme_dev *dev, struct err *err)
     if (recovering >= MAX_RECOVERIES)
         return err_set(err, -EIO, "crash in recovery, %u times: reset the function", recovering);
     atomic_store_explicit(&st->life.recovering, recovering + 1, memory_order_release);
+    crash_point(nvme_adopt_counted);
     rc = take_cntlid(dev, err);
     if (rc < 0)
         return rc;
@@ -141,7 +145,9 @@ int nvme_adopt(struct nvme_dev *dev, struct err *err)
         dev->owns_state = true;
         nvme_adopt_store_ns(dev);
     }
+    crash_point(nvme_adopt_queues);
     nvme_regs_adopt(dev);
+    crash_point(nvme_adopt_registers);
     atomic_store_explicit(&st->life.recovering, recovering, memory_order_release);
     return 0;
 }
@@ -266,9 +272,11 @@ static void sort_slots(struct nvme_sq *sq, struct found *intents, unsigned *nint
         if (index1 > head) { /* fetched again from the queue */
             counter_add(&dev->base.counts.unpublished, 1);
             atomic_store_explicit(&rec->index1, 0, memory_order_release);
+            crash_point(nvme_adopt_record_over);
         } else if (intent && intent <= sq->cq->tail) {
             counter_add(&dev->base.counts.posted, 1);
             atomic_store_explicit(&rec->index1, 0, memory_order_release);
+            crash_point(nvme_adopt_record_over);
         } else if (intent) {
             counter_add(&dev->base.counts.intent_stored, 1);
             req->state = NVME_REQ_ACTIVE;
@@ -302,6 +310,7 @@ static int repost(struct nvme_dev *dev, struct found *intents, unsigned n, struc
         req->dw0 = req->rec->dw0;
         req->status = req->rec->status;
         req->on_intent = NULL;
+        nvme_event_recovered(req);
         nvme_cq_append(cq, req);
         cq->reposts++;
     }
@@ -343,7 +352,9 @@ int nvme_adopt_records(struct nvme_dev *dev, struct err *err)
     for (unsigned i = 0; i < NVME_QUEUES; i++)
         if (dev->sq[i])
             sort_slots(dev->sq[i], intents, &nintents, live, &nlive);
+    crash_point(nvme_adopt_sorted);
     rc = repost(dev, intents, nintents, err);
+    crash_point(nvme_adopt_reposting);
     for (unsigned i = 0; i < NVME_QUEUES; i++)
         if (dev->cq[i])
             restore_cq(dev->cq[i]);
@@ -412,12 +423,15 @@ void nvme_adopt_restart(struct nvme_dev *dev)
     dev->remap_until_us = reactor_now_us(dev->base.reactor) + NVME_REMAP_US;
     nvme_dev_bind(dev);
     nvme_dev_post(dev);
+    crash_point(nvme_adopt_reposted);
     for (unsigned i = 0; i < n; i++) {
         live[i].req->dw0 = 0;
         live[i].req->on_intent = NULL;
         restart_one(live[i].req);
+        crash_point(nvme_adopt_restarted);
     }
     free(live);
     atomic_store_explicit(&dev->st->life.recovering, 0, memory_order_release);
+    crash_point(nvme_adopt_done);
     nvme_irq_signal_all(dev);
 }

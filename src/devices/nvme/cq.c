@@ -144,6 +144,7 @@ static void store_intent(struct nvme_record *rec, const struct nvme_req *req, ui
     rec->dw0 = req->dw0;
     rec->status = req->status;
     rec->sqhd = (uint16_t)req->sq->pos;
+    crash_point(nvme_intent_values);
     atomic_store_explicit(&rec->intent, index + 1, memory_order_release);
 #else
     rec->dw0 = req->dw0;
@@ -170,6 +171,7 @@ static void write_cqe(struct nvme_cqe *cqe, const struct nvme_req *req, uint16_t
     _Atomic uint64_t *at = (_Atomic uint64_t *)(void *)cqe;
 
     atomic_store_explicit(&at[0], v.half[0], memory_order_relaxed);
+    crash_point(nvme_cqe_half);
     atomic_store_explicit(&at[1], v.half[1], memory_order_release);
 }
 
@@ -193,9 +195,10 @@ void nvme_cq_post(struct nvme_cq *cq)
             store_intent(req->rec, req, cq->tail + i);
             if (unlikely(req->on_intent))
                 req->on_intent(req);
+            crash_point(nvme_intent_stored);
         }
     if (n > 0)
-        crash_point("complete.intent");
+        crash_point(nvme_intents_stored);
     for (i = 0, req = cq->first; i < n; i++, req = req->next) {
         struct nvme_cqe *at = entry(cq, cq->pos);
 
@@ -205,6 +208,7 @@ void nvme_cq_post(struct nvme_cq *cq)
         }
         /* The first lap has phase 1. */
         write_cqe(at, req, !((cq->tail + i) / cq->size & 1));
+        crash_point(nvme_cqe_written);
         if (++cq->pos == cq->size)
             cq->pos = 0;
     }
@@ -213,18 +217,19 @@ void nvme_cq_post(struct nvme_cq *cq)
     n = i;
     if (n == 0)
         return;
-    crash_point("complete.posted");
+    crash_point(nvme_cqes_written);
     cq->tail += n;
     if (nvme_recorded(cq->qid))
         atomic_store_explicit(&cq->st->tail, cq->tail, memory_order_release);
-    crash_point("complete.tail");
+    crash_point(nvme_tail_stored);
     for (i = 0; i < n; i++) {
         req = cq->first;
         cq->first = req->next;
         nvme_req_release(req);
+        crash_point(nvme_record_freed);
     }
     cq->nqueued -= n;
-    crash_point("complete.freed");
+    crash_point(nvme_batch_freed);
     nvme_irq_add(cq->dev, cq, n);
 }
 

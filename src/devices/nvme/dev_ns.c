@@ -3,6 +3,8 @@
  * The namespaces attached to one controller, on its reactor. */
 #include "devices/nvme/inside.h"
 
+#include "base/crash_point.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,7 +62,9 @@ static void store(struct nvme_dev *dev, struct nvme_dev_ns *ns)
     st->uuid = ns->uuid;
     if (atomic_load(&st->nsid) != ns->nsid)
         st->reads = st->writes = st->bytes_read = st->bytes_written = 0;
+    crash_point(nvme_ns_filled);
     atomic_store_explicit(&st->nsid, ns->nsid, memory_order_release);
+    crash_point(nvme_ns_stored);
     ns->st = st;
 }
 
@@ -151,6 +155,7 @@ static void remove_at(struct nvme_dev *dev, unsigned at)
     memmove(&dev->ns[at], &dev->ns[at + 1], (dev->nns - at) * sizeof(*dev->ns));
     if (dev->base.f && dev->owns_state && ns->st) {
         atomic_store_explicit(&ns->st->nsid, 0, memory_order_release);
+        crash_point(nvme_ns_gone);
         nvme_event_ns_changed(dev, ns->nsid);
     }
 }
@@ -237,8 +242,9 @@ void nvme_dev_resize(struct nvme_dev *dev, uint32_t nsid, uint64_t nblocks)
         return;
     ns->nblocks = nblocks;
     if (dev->base.f && dev->owns_state) {
+        nvme_event_ns_changed(dev, nsid); /* first: who finds it stored does not tell */
+        crash_point(nvme_ns_resized);
         ns->st->nblocks = nblocks;
-        nvme_event_ns_changed(dev, nsid);
     }
 }
 

@@ -5,6 +5,8 @@
  * EventIdx. */
 #include "devices/nvme/inside.h"
 
+#include "base/crash_point.h"
+
 #include <string.h>
 
 /* The page is ours to clear: a new queue's doorbell is 0, whatever its predecessor of the same
@@ -202,6 +204,27 @@ void nvme_doorbells_check(struct nvme_dev *dev)
             nvme_cq_look(dev->cq[i]);
 }
 
+/* What the host has last said, by the doorbells that are in use. */
+static uint32_t doorbell_now(struct nvme_dev *dev, unsigned index)
+{
+    if (index % 2)
+        return dev->cq[index / 2] ? nvme_cq_head(dev->cq[index / 2]) : 0;
+    return dev->sq[index / 2] ? nvme_sq_tail(dev->sq[index / 2]) : 0;
+}
+
+/* While one pair of shadow pages replaces another there is none: a service that comes after us in
+ * that moment goes by the BAR, which the host has not rung for long. A ring of just now stays. */
+static void keep_in_bar(struct nvme_dev *dev)
+{
+    for (unsigned i = 2; i < 2 * NVME_QUEUES; i++) {
+        uint32_t rung = atomic_load_explicit(bar(dev, i), memory_order_acquire);
+
+        if (i % 2 ? !dev->cq[i / 2] : !dev->sq[i / 2])
+            continue;
+        atomic_compare_exchange_strong(bar(dev, i), &rung, doorbell_now(dev, i));
+    }
+}
+
 nvme_status nvme_dbbuf_config(struct nvme_req *req)
 {
     struct nvme_dev *dev = req->sq->dev;
@@ -218,18 +241,22 @@ nvme_status nvme_dbbuf_config(struct nvme_req *req)
         return NVME_DNR(NVME_SC_DATA_TRANSFER_ERROR);
     if (atomic_load_explicit(&life->dbbuf_seq, memory_order_relaxed) == seq)
         return NVME_SC_SUCCESS; /* executed again after a crash */
+    if (atomic_load_explicit(&life->dbbuf_seq, memory_order_relaxed))
+        keep_in_bar(dev);
     atomic_store_explicit(&life->dbbuf_seq, 0, memory_order_release);
+    crash_point(nvme_dbbuf_void);
     life->dbbuf_shadow = shadow;
     life->dbbuf_eventidx = eventidx;
     for (unsigned i = 2; i < 2 * NVME_QUEUES; i++) {
-        uint32_t value = i % 2 ? (dev->cq[i / 2] ? nvme_cq_head(dev->cq[i / 2]) : 0)
-                               : (dev->sq[i / 2] ? nvme_sq_tail(dev->sq[i / 2]) : 0);
+        uint32_t value = doorbell_now(dev, i);
         _Atomic uint32_t *word = guest_word(dev, shadow + i * 4);
 
         if (word)
             atomic_store_explicit(word, value, memory_order_release);
     }
+    crash_point(nvme_dbbuf_filled);
     atomic_store_explicit(&life->dbbuf_seq, seq, memory_order_release);
+    crash_point(nvme_dbbuf_done);
     nvme_dev_bind(dev);
     return NVME_SC_SUCCESS;
 }

@@ -5,6 +5,8 @@
  * flight. */
 #include "devices/nvme/inside.h"
 
+#include "base/crash_point.h"
+
 #include <string.h>
 
 static uint32_t group(uint32_t event)
@@ -30,9 +32,39 @@ static void reported(struct nvme_req *req)
     struct nvme_dev *dev = req->sq->dev;
     struct nvme_state_life *life = &dev->st->life;
 
+    crash_point(nvme_event_unmarked);
     atomic_fetch_or(&life->events_masked, group(req->effect));
+    crash_point(nvme_event_masked);
     atomic_fetch_and(&life->events, ~req->effect);
     dev->events_reporting &= ~group(req->effect);
+}
+
+static uint32_t event_of(uint32_t dw0)
+{
+    uint32_t event = NVME_EVENT_NS;
+
+    while (event > NVME_EVENT_DB_REG && dw0_of(event) != dw0)
+        event >>= 1;
+    return event;
+}
+
+void nvme_event_recovered(struct nvme_req *req)
+{
+    const struct nvme_sqe *sqe = &req->rec->sqe;
+    uint32_t cdw10 = le32_get(sqe->cdw10), lid = NVME_LOG_LID(cdw10);
+
+    if (req->sq->qid != 0 || req->status != NVME_SC_SUCCESS)
+        return;
+    if (sqe->opc == NVME_ADMIN_ASYNC_EVENT) {
+        req->effect = event_of(req->dw0);
+        reported(req);
+    } else if (sqe->opc == NVME_ADMIN_GET_LOG_PAGE && !(cdw10 & NVME_LOG_RAE)) {
+        /* Which entries of the list the page had is not known any more: they stay. */
+        if (lid == NVME_LOG_ERROR)
+            nvme_event_unmask(req->sq->dev, NVME_EVENT_DB_REG | NVME_EVENT_DB_VALUE);
+        else if (lid == NVME_LOG_CHANGED_NS)
+            nvme_event_unmask(req->sq->dev, NVME_EVENT_NS);
+    }
 }
 
 void nvme_event_report(struct nvme_dev *dev)
@@ -61,6 +93,7 @@ void nvme_event_report(struct nvme_dev *dev)
 void nvme_event_raise(struct nvme_dev *dev, enum nvme_event event)
 {
     atomic_fetch_or(&dev->st->life.events, (uint32_t)event);
+    crash_point(nvme_event_pending);
     nvme_event_report(dev);
 }
 
@@ -99,6 +132,7 @@ void nvme_event_ns_changed(struct nvme_dev *dev, uint32_t nsid)
     } else if (i == ARRAY_SIZE(dev->st->changed)) {
         atomic_store_explicit(&life->changed_count, i + 1, memory_order_release); /* overflow */
     }
+    crash_point(nvme_event_listed);
     if (life->features.async_event & NVME_OAES_NS_ATTR)
         nvme_event_raise(dev, NVME_EVENT_NS);
 }

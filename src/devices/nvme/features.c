@@ -4,6 +4,8 @@
  * reset. */
 #include "devices/nvme/inside.h"
 
+#include "base/crash_point.h"
+
 #include <string.h>
 #include <time.h>
 
@@ -120,6 +122,7 @@ static nvme_status set_timestamp(struct nvme_req *req, struct nvme_state_feature
     if (st != NVME_SC_SUCCESS)
         return st;
     f->timestamp_ms = le64_get(value) & 0xffffffffffffULL;
+    crash_point(nvme_timestamp_half);
     f->timestamp_boot_ms = nvme_boot_ms();
     f->timestamp_origin = 1;
     return st;
@@ -162,6 +165,7 @@ nvme_status nvme_set_features(struct nvme_req *req)
         st = check_word(fid, cdw11);
         if (st == NVME_SC_SUCCESS)
             *word = cdw11;
+        crash_point(nvme_feature_stored);
         return st;
     }
     switch (fid) {
@@ -169,6 +173,7 @@ nvme_status nvme_set_features(struct nvme_req *req)
         if (!temperature(f, cdw11, &word))
             return NVME_DNR(NVME_SC_INVALID_FIELD);
         *word = cdw11 & 0xffff;
+        crash_point(nvme_feature_stored);
         return NVME_SC_SUCCESS;
     case NVME_FEAT_NUM_QUEUES:
         if ((cdw11 & 0xffff) == 0xffff || cdw11 >> 16 == 0xffff || dev->num_queues == 0)
@@ -184,6 +189,7 @@ nvme_status nvme_set_features(struct nvme_req *req)
             return NVME_DNR(NVME_SC_INVALID_FIELD);
         f->vector_plain[iv / 32] &= ~(1U << iv % 32);
         f->vector_plain[iv / 32] |= (cdw11 >> 16 & 1) << iv % 32;
+        crash_point(nvme_feature_stored);
         return NVME_SC_SUCCESS;
     }
     default:

@@ -307,6 +307,9 @@ nvme_status nvme_aer(struct nvme_req *req);
 void nvme_event_raise(struct nvme_dev *dev, enum nvme_event event);
 void nvme_event_unmask(struct nvme_dev *dev, uint32_t events);
 void nvme_event_report(struct nvme_dev *dev);
+/* A completion with a stored intent is posted again: what its service meant to do right behind the
+ * intent (on_intent) is done, perhaps once more. In the order of the intents. */
+void nvme_event_recovered(struct nvme_req *req);
 void nvme_event_ns_changed(struct nvme_dev *dev, uint32_t nsid);
 void nvme_error_log(struct nvme_dev *dev, const struct nvme_req *req);
 

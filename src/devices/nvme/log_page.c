@@ -4,6 +4,8 @@
  * zeroes beyond the end. */
 #include "devices/nvme/inside.h"
 
+#include "base/crash_point.h"
+
 #include <string.h>
 
 enum { ROOM_TEMPERATURE_K = 310 };
@@ -147,6 +149,7 @@ static void log_was_read(struct nvme_req *req)
         nvme_event_unmask(dev, NVME_EVENT_DB_REG | NVME_EVENT_DB_VALUE);
         return;
     }
+    crash_point(nvme_log_unmarked);
     /* What came after the page was built stays for the next time. */
     if (req->effect > ARRAY_SIZE(dev->st->changed)) {
         atomic_store_explicit(&life->changed_count, 0, memory_order_release);
@@ -160,6 +163,7 @@ static void log_was_read(struct nvme_req *req)
             atomic_store_explicit(&life->changed_count, n - req->effect, memory_order_release);
         }
     }
+    crash_point(nvme_log_cut);
     nvme_event_unmask(dev, NVME_EVENT_NS);
 }
 

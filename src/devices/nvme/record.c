@@ -4,6 +4,8 @@
  * that a queue which runs shallow touches few pages of either. */
 #include "devices/nvme/inside.h"
 
+#include "base/crash_point.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,6 +71,7 @@ struct nvme_req *nvme_req_take(struct nvme_sq *sq)
          * below only, may look at it. */
         atomic_store_explicit(&req->rec->index1, 0, memory_order_relaxed);
         atomic_store_explicit(&sq->st->slots_used, sq->used, memory_order_release);
+        crash_point(nvme_slots_used);
     }
     req->state = NVME_REQ_ACTIVE;
     req->detach = NVME_ATTACHED;

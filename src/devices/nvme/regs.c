@@ -5,6 +5,7 @@
  * memory. */
 #include "devices/nvme/inside.h"
 
+#include "base/crash_point.h"
 #include "base/log.h"
 
 #include <errno.h>
@@ -151,9 +152,12 @@ static void enable(struct nvme_dev *dev, uint32_t cc)
         refuse(dev, "no memory");
         return;
     }
+    crash_point(nvme_enable_filled);
     atomic_store_explicit(&st->cq[0].valid, 1, memory_order_release);
     atomic_store_explicit(&st->sq[0].valid, 1, memory_order_release);
+    crash_point(nvme_enable_valid);
     atomic_store_explicit(&st->life.enabled, 1, memory_order_release);
+    crash_point(nvme_enabled);
     dev->base.hold &= ~(uint32_t)(NVME_HOLD_DISABLED | NVME_HOLD_SHUTDOWN);
     set_csts(dev, NVME_CSTS_RDY);
     device_kick(&dev->base);
@@ -205,6 +209,7 @@ static void reset_end(struct nvme_dev *dev)
 
     nvme_dev_close_queues(dev);
     nvme_state_reset(dev->st);
+    crash_point(nvme_reset_state);
     dev->dropping = false;
     dev->adopted = false; /* no predecessor's command is left */
     dev->shutdown_wanted = false;
@@ -230,6 +235,7 @@ static void reset_end(struct nvme_dev *dev)
         dev->base.hold &= ~(uint32_t)DEVICE_HOLD_FAILED;
         atomic_store(&dev->base.failed, false);
         atomic_store(&dev->st->life.cc, 0);
+        crash_point(nvme_reset_registers);
         atomic_store_explicit(&svc->device_epoch, dev->reset_epoch, memory_order_release);
     }
     cc = atomic_load(&dev->st->life.cc);
@@ -284,6 +290,7 @@ static void shutdown_step(struct nvme_dev *dev)
     }
     dev->shutdown_ns = NULL;
     dev->shutdown_wanted = false;
+    crash_point(nvme_shutdown_flushed);
     set_csts(dev,
              (get_csts(dev) & ~NVME_CSTS_SHST_MASK) | NVME_SHST_COMPLETE << NVME_CSTS_SHST_SHIFT);
     device_kick(&dev->base);
@@ -297,6 +304,7 @@ static void shutdown_begin(struct nvme_dev *dev)
     dev->shutdown_wanted = true;
     dev->shutdown_ns = NULL;
     set_csts(dev, (csts & ~NVME_CSTS_SHST_MASK) | NVME_SHST_OCCURRING << NVME_CSTS_SHST_SHIFT);
+    crash_point(nvme_shutdown_begun);
     dev->base.settle = true;
     device_kick(&dev->base);
 }
@@ -309,6 +317,7 @@ void nvme_regs_cc(struct nvme_dev *dev, uint32_t cc)
     bool enabled = atomic_load_explicit(&life->enabled, memory_order_acquire);
 
     atomic_store_explicit(&life->cc, cc, memory_order_release);
+    crash_point(nvme_cc_stored);
     if (dev->base.hold & DEVICE_HOLD_RESET)
         return; /* looked at again when the reset is done */
     if (!(cc & NVME_CC_EN) &&

@@ -121,6 +121,7 @@ static void fill_record(struct nvme_sq *sq, struct nvme_record *rec, const void 
     atomic_store_explicit(&rec->starts, 0, memory_order_relaxed);
     atomic_store_explicit(&rec->intent, 0, memory_order_relaxed);
     atomic_store_explicit(&rec->index1, index + 1, memory_order_release);
+    crash_point(nvme_record_filled);
 }
 
 unsigned nvme_sq_fetch(struct nvme_sq *sq)
@@ -156,11 +157,11 @@ unsigned nvme_sq_fetch(struct nvme_sq *sq)
     }
     if (i == 0)
         return 0;
-    crash_point("fetch.copied");
+    crash_point(nvme_fetch_copied);
     sq->head += i;
     if (nvme_recorded(sq->qid))
         atomic_store_explicit(&sq->st->head, sq->head, memory_order_release);
-    crash_point("fetch.published");
+    crash_point(nvme_fetch_published);
     nvme_sq_relax(sq);
     n = i;
     for (i = 0; i < n; i++) {
@@ -218,6 +219,7 @@ void nvme_req_start(struct nvme_req *req)
         atomic_store_explicit(
             &rec->starts, (uint8_t)(atomic_load_explicit(&rec->starts, memory_order_relaxed) + 1),
             memory_order_release);
+    crash_point(nvme_start_counted);
     req->sq->start(req);
 }
 
@@ -234,6 +236,7 @@ void nvme_req_finish(struct nvme_req *req, nvme_status status)
     req->status = status;
     if (unlikely(status != NVME_SC_SUCCESS))
         nvme_error_log(dev, req);
+    crash_point(nvme_executed);
     nvme_cq_append(req->sq->cq, req);
 }
 

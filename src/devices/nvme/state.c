@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "devices/nvme/state.h"
 
+#include "base/crash_point.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -48,6 +49,7 @@ void nvme_state_init(struct nvme_state *st, uint32_t max_depth)
     st->life.power_on_boot_ms = boot_ms();
     atomic_store_explicit(&st->life.generation, 1, memory_order_relaxed);
     atomic_thread_fence(memory_order_release);
+    crash_point(nvme_state_half);
     st->head.magic = NVME_STATE_MAGIC;
 }
 
@@ -74,15 +76,18 @@ void nvme_state_reset(struct nvme_state *st)
     struct nvme_state_life *life = &st->life;
 
     atomic_store_explicit(&life->enabled, 0, memory_order_release);
+    crash_point(nvme_reset_disabled);
     /* From here on all records are void, whatever the rest of this function still has to do. */
     atomic_store_explicit(&life->generation,
                           atomic_load_explicit(&life->generation, memory_order_relaxed) + 1,
                           memory_order_release);
+    crash_point(nvme_reset_records);
     for (unsigned i = 0; i < NVME_QUEUES; i++) {
         struct nvme_state_sq *sq = &st->sq[i];
         struct nvme_state_cq *cq = &st->cq[i];
 
         atomic_store_explicit(&sq->valid, 0, memory_order_release);
+        crash_point(nvme_reset_queue);
         atomic_store_explicit(&cq->valid, 0, memory_order_release);
         atomic_store_explicit(&sq->created_by, 0, memory_order_relaxed);
         atomic_store_explicit(&sq->deleted_by, 0, memory_order_relaxed);

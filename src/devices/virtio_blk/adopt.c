@@ -5,6 +5,7 @@
  * disk is attached: identity, then the chains in flight are started again. */
 #include "devices/virtio_blk/inside.h"
 
+#include "base/crash_point.h"
 #include "link/crash.h"
 
 #include <errno.h>
@@ -54,6 +55,7 @@ int vblk_adopt(struct vblk_dev *dev, struct err *err)
     if (atomic_load_explicit(&mem->svc.device_epoch, memory_order_acquire) != epoch) {
         vblk_state_reset(st); /* the host was reset while nobody was here */
         atomic_store_explicit(&mem->svc.status, 0, memory_order_release);
+        crash_point(vblk_adopt_epoch);
         atomic_store_explicit(&mem->svc.device_epoch, epoch, memory_order_release);
     }
     /* Only a holder that died of its own fault is evidence against the requests it had. */
@@ -86,9 +88,6 @@ int vblk_adopt_identity(struct vblk_dev *dev, struct err *err)
     const struct vblk_state_identity *id = &dev->st->head.identity;
     char was[37], is[37];
 
-    if (memcmp(id->vblk_id, dev->o.vblk_id, sizeof(id->vblk_id)) != 0)
-        return err_set(err, -ESTALE, "identity: serial number was '%.20s', is '%.20s'", id->vblk_id,
-                       dev->o.vblk_id);
     if (id->num_queues != dev->o.num_queues)
         return differs(err, "number of queues", id->num_queues, dev->o.num_queues);
     if (id->queue_size != dev->o.queue_size)
@@ -105,6 +104,9 @@ int vblk_adopt_identity(struct vblk_dev *dev, struct err *err)
             vblk_config_put(dev, true);
         return 0;
     }
+    if (memcmp(id->vblk_id, dev->o.vblk_id, sizeof(id->vblk_id)) != 0)
+        return err_set(err, -ESTALE, "identity: serial number was '%.20s', is '%.20s'", id->vblk_id,
+                       dev->o.vblk_id);
     if (!dev->disk.channel)
         return err_set(err, -ESTALE, "identity: there was a bdev, now there is none");
     bdev_uuid_format(&id->uuid, was);

@@ -4,6 +4,8 @@
  * device, and its bdev comes and goes. */
 #include "devices/virtio_blk/inside.h"
 
+#include "base/crash_point.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -267,6 +269,7 @@ static void attach_on_reactor(struct mail *m)
             memcpy(dev->o.vblk_id, d->vblk_id, sizeof(d->vblk_id));
         if (dev->base.f) {
             vblk_config_put(dev, dev->owns_state);
+            crash_point(vblk_config_told);
             if (dev->owns_state)
                 vblk_store_identity(dev);
         }

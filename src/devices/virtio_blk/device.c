@@ -3,6 +3,8 @@
  * The device model as link/ sees it. */
 #include "devices/virtio_blk/inside.h"
 
+#include "base/crash_point.h"
+
 #include <errno.h>
 #include <stdlib.h>
 
@@ -126,6 +128,7 @@ static void dev_reg_written(void *p, const struct state_reg_write *w)
     (void)w;
     dev->through_by_area = false;
     vblk_config_written(dev);
+    crash_point(vblk_writeback_stored);
     vblk_queues_remark(dev);
 }
 

@@ -4,6 +4,8 @@
  * 5.2.4). Configuration lies in the function's register image. */
 #include "devices/virtio_blk/inside.h"
 
+#include "base/crash_point.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -51,6 +53,7 @@ void vblk_disk_resize(struct vblk_dev *dev, uint64_t nblocks)
     if (!dev->base.f)
         return;
     vblk_config_put(dev, true);
+    crash_point(vblk_resize_told);
     if (dev->owns_state)
         vblk_store_identity(dev);
 }
@@ -88,8 +91,10 @@ void vblk_config_put(struct vblk_dev *dev, bool tell)
     const unsigned wb = WRITEBACK_OFFSET / 4;
 
     static_assert(sizeof(u) == 60, "whole dwords");
-    for (unsigned i = 0; i < ARRAY_SIZE(u.dword); i++)
+    for (unsigned i = 0; i < ARRAY_SIZE(u.dword); i++) {
         function_reg_set(dev->base.f, i * 4, u.dword[i]);
+        crash_point(vblk_config_half);
+    }
     /* writeback is the host's to change, with CONFIG_WCE; it begins as 1. */
     if (dev->o.features & VIRTIO_BLK_F_CONFIG_WCE) {
         atomic_store_explicit(&svc->reg_mask[wb], 0xff, memory_order_release);
@@ -129,20 +134,26 @@ void vblk_config_default(struct vblk_dev *dev)
 
 /* ---- identity ---- */
 
+/* The host may know the device by what is there already, and this service may die in between: what
+ * has not changed is never anything else, and a bdev is there as a whole or not at all. */
 void vblk_store_identity(struct vblk_dev *dev)
 {
     struct vblk_state_identity *id = &dev->st->head.identity;
+    uint32_t block_bytes = dev->disk.channel ? 1U << dev->disk.block_shift : 0;
+    bool same = atomic_load(&id->block_bytes) == block_bytes &&
+                memcmp(&id->uuid, &dev->disk.uuid, sizeof(id->uuid)) == 0;
 
-    memset(id, 0, sizeof(*id));
-    memcpy(id->vblk_id, dev->o.vblk_id, sizeof(id->vblk_id));
+    if (!same)
+        atomic_store_explicit(&id->block_bytes, 0, memory_order_seq_cst);
     id->num_queues = dev->o.num_queues;
     id->queue_size = dev->o.queue_size;
     id->seg_max = dev->o.seg_max;
     id->size_max = dev->o.size_max;
+    crash_point(vblk_identity_stored);
     id->features = dev->o.features;
-    if (!dev->disk.channel)
-        return;
-    id->block_bytes = 1U << dev->disk.block_shift;
+    memcpy(id->vblk_id, dev->o.vblk_id, sizeof(id->vblk_id));
     id->nblocks = dev->disk.nblocks;
     id->uuid = dev->disk.uuid;
+    crash_point(vblk_identity_half);
+    atomic_store_explicit(&id->block_bytes, block_bytes, memory_order_release);
 }

@@ -3,6 +3,7 @@
  * Its part of the motions of controller/device.h; and its own: reset, a bdev taken away. */
 #include "devices/virtio_blk/inside.h"
 
+#include "base/crash_point.h"
 #include "link/crash.h"
 
 #include <errno.h>
@@ -88,6 +89,7 @@ static int resume(struct device *d, struct err *err)
     }
     vblk_store_identity(dev);
     dev->owns_state = dev->resumed = true;
+    crash_point(vblk_adopt_resuming);
     dev->base.hold &= ~(uint32_t)DEVICE_HOLD_SUSPENDED;
     dev->remap_until_us = reactor_now_us(dev->base.reactor) + VBLK_REMAP_US;
     before = crash_suspect(function_state(dev->base.f));
@@ -95,11 +97,13 @@ static int resume(struct device *d, struct err *err)
     for (unsigned i = 0; i < dev->nqueues; i++)
         if (dev->queue[i] && dev->queue[i]->vq && dev->queue[i]->adopted)
             vblk_queue_restart(dev->queue[i]);
+    crash_point(vblk_adopt_writes);
     for (unsigned i = 0; i < dev->nqueues; i++)
         if (dev->queue[i] && dev->queue[i]->reads)
             vblk_queue_restart_reads(dev->queue[i]);
     vblk_recovery_end(dev);
     crash_suspect(before);
+    crash_point(vblk_adopt_done);
     function_signal_all(dev->base.f); /* an interrupt may have been due */
     return 0;
 }
@@ -129,8 +133,10 @@ static void settle_reset(struct vblk_dev *dev)
             stopped(q->stopped_arg, 0);
         }
     }
+    crash_point(vblk_reset_rings);
     vblk_state_reset(dev->st);
     atomic_store(&dev->st->life.recovering, 0);
+    crash_point(vblk_reset_state);
     if (dev->reset_defaults)
         vblk_config_default(dev);
     vblk_queues_remark(dev);
@@ -140,6 +146,7 @@ static void settle_reset(struct vblk_dev *dev)
     atomic_store_explicit(&function_state(dev->base.f)->svc.status, 0, memory_order_release);
     atomic_store_explicit(&function_state(dev->base.f)->svc.device_epoch, dev->reset_epoch,
                           memory_order_release);
+    crash_point(vblk_reset_epoch);
     vblk_store_identity(dev); /* the next driver finds us as we are */
     dev->owns_state = true;
     dev->reset_done = NULL;
@@ -180,6 +187,7 @@ static void settle_bdev(struct vblk_dev *dev)
     vblk_disk_close(dev);
     dev->base.hold &= ~(uint32_t)VBLK_HOLD_DETACH;
     vblk_config_put(dev, true);
+    crash_point(vblk_detach_told);
     vblk_store_identity(dev);
     device_kick(&dev->base);
     motion_end(&dev->detach, 0, NULL);

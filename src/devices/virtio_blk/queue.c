@@ -3,6 +3,7 @@
  * A virtqueue of the device: started, served, stopped. */
 #include "devices/virtio_blk/inside.h"
 
+#include "base/crash_point.h"
 #include "base/log.h"
 #include "link/crash.h"
 
@@ -127,11 +128,15 @@ static int open_ring(struct vblk_queue *q, struct err *err)
     rc = make_reqs(q);
     if (rc < 0)
         return err_set(err, rc, "%s: no memory for %u requests", name, q->cfg.size);
-    if (adopted)
+    if (adopted) {
         vblk_recovery_begin(dev);
+        crash_point(vblk_adopt_counted);
+    }
     rc = virtq_open(&o, &q->vq, err);
-    if (adopted)
+    if (adopted) {
+        crash_point(vblk_adopt_opened);
         vblk_recovery_end(dev);
+    }
     if (rc < 0)
         return rc;
     q->through = !(q->cfg.features & VIRTIO_BLK_F_FLUSH);
@@ -273,8 +278,11 @@ void vblk_queue_settle(struct vblk_queue *q)
         if (q->pending || (virtq_inflight(q->vq) && !virtq_broken(q->vq)))
             return;
         base = virtq_base(q->vq);
+        crash_point(vblk_ring_drained);
+        /* State memory keeps its cursors, and the in-flight area is snap_emu's to void: until that
+         * has the answer, whoever comes after us has to find the same base. */
         vblk_queue_close(q);
-        vblk_queue_forget(q);
+        crash_point(vblk_ring_closed);
     }
     q->cfg.start = 0;
     q->cfg.run = false;
@@ -342,6 +350,7 @@ static void restart_one(struct vblk_queue *q, unsigned slot)
         return;
     }
     vblk_req_start(q, slot, BDEV_RESENT);
+    crash_point(vblk_adopt_restarted);
 }
 
 void vblk_queue_restart(struct vblk_queue *q)
@@ -356,6 +365,7 @@ void vblk_queue_restart(struct vblk_queue *q)
     n = virtq_live(q->vq, slots, q->cfg.size);
     q->adopted = false;
     vblk_queue_post(q); /* what the last service had meant to post */
+    crash_point(vblk_adopt_reposted);
     q->reads = slots;
     q->nreads = 0;
     for (unsigned i = 0; i < n; i++) {

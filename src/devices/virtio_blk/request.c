@@ -132,7 +132,9 @@ static void finish(struct vblk_req *req, uint8_t status)
 
     if (unlikely(status != VIRTIO_BLK_S_OK))
         counter_add(&q->dev->stats[q->cfg.index].errors, 1);
+    crash_point(vblk_executed);
     *req->io.last = status;
+    crash_point(vblk_status_written);
     virtq_done(q->vq, req->slot, (uint32_t)MIN(len, (uint64_t)UINT32_MAX));
     release(req);
 }
@@ -520,6 +522,7 @@ static struct vblk_req *begin(struct vblk_queue *q, unsigned slot, uint32_t rese
 
     req->resent = resent;
     virtq_set_starts(q->vq, slot, (uint8_t)(virtq_starts(q->vq, slot) + 1));
+    crash_point(vq_start_counted);
     return req;
 }
 

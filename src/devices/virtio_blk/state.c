@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "devices/virtio_blk/state.h"
 
+#include "base/crash_point.h"
 #include "virtio/virtqueue.h"
 
 #include <errno.h>
@@ -38,6 +39,7 @@ void vblk_state_init(struct vblk_state *st, uint32_t max_depth)
     atomic_store(&st->life.recovering, 0);
     vblk_state_reset(st);
     atomic_thread_fence(memory_order_release);
+    crash_point(vblk_state_half);
     st->head.magic = VBLK_STATE_MAGIC;
 }
 

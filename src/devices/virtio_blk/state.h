@@ -16,7 +16,8 @@ enum { VBLK_STATE_VERSION = 1, VBLK_STATE_QUEUES = 64, VBLK_STATE_RECORDS_OFFSET
 struct vblk_state_identity {
     char vblk_id[20];
     uint32_t num_queues, queue_size, seg_max, size_max;
-    uint32_t block_bytes; /* 0: no bdev */
+    /* 0: no bdev; then uuid, nblocks and vblk_id say nothing. Stored last, voided first. */
+    _Atomic uint32_t block_bytes;
     uint64_t features, nblocks;
     struct bdev_uuid uuid;
 };

@@ -108,18 +108,24 @@ int inflight_set(struct vhost_user *vh, struct message *m, struct reply *r, stru
     return 0;
 }
 
+void inflight_void(struct vhost_user *vh, uint32_t index)
+{
+    const struct vhost_user_inflight_area *a = &vh->inflight;
+    const uint16_t unused = 0;
+
+    if (a->fd >= 0 && index < a->queues)
+        (void)!pwrite(a->fd, &unused, sizeof(unused),
+                      (off_t)(a->fd_offset + index * virtq_inflight_stride(a->queue_size) +
+                              offsetof(struct vhost_inflight_split, version)));
+}
+
 /* A reset by the driver: what is recorded there is not to be done any more. The service does the
  * same at its end of the reset; when there is none, nobody else would. Not mapped here: the file is
  * foreign. */
 void inflight_forget(struct vhost_user *vh)
 {
-    const struct vhost_user_inflight_area *a = &vh->inflight;
-    const uint16_t unused = 0;
-
-    for (uint32_t i = 0; a->fd >= 0 && i < a->queues; i++)
-        (void)!pwrite(a->fd, &unused, sizeof(unused),
-                      (off_t)(a->fd_offset + i * virtq_inflight_stride(a->queue_size) +
-                              offsetof(struct vhost_inflight_split, version)));
+    for (uint32_t i = 0; i < vh->inflight.queues; i++)
+        inflight_void(vh, i);
     inflight_clear(vh);
 }
 

@@ -161,6 +161,7 @@ void vring_signal_errors(struct vhost_user *vh);
 int inflight_get(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err);
 int inflight_set(struct vhost_user *vh, struct message *m, struct reply *r, struct err *err);
 void inflight_clear(struct vhost_user *vh);
+void inflight_void(struct vhost_user *vh, uint32_t index); /* of one ring; not mapped here */
 void inflight_forget(struct vhost_user *vh);
 
 /* ---- channel.c ---- */

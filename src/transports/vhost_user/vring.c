@@ -2,6 +2,7 @@
  *
  * The rings a client sets up. A ring runs when it is started (SET_VRING_KICK .. GET_VRING_BASE)
  * and enabled. What is refused leaves it stopped. */
+#include "base/crash_point.h"
 #include "base/fd.h"
 #include "spec/virtio.h"
 #include "transports/vhost_user/inside.h"
@@ -423,6 +424,9 @@ void vhost_user_queue_stopped(struct vhost_user *vh, uint32_t index, uint32_t ba
         return;
     ring->base = base;
     ring->based = true;
+    crash_point(emu_base_known);
+    inflight_void(vh, index); /* nothing is: the base counts */
+    crash_point(emu_area_void);
     stop_is_over(vh, ring);
 }
 
