@@ -121,6 +121,7 @@ int nvme_dev_attach(struct nvme_dev *dev, const struct nvme_dev_ns_opts *opts, s
     ns->can_unmap = info.can_unmap;
     ns->can_write_zeroes = info.can_write_zeroes;
     ns->copies = info.copies;
+    dev->copies |= info.copies;
     ns->uuid = opts->uuid;
     memcpy(ns->nguid, opts->nguid, sizeof(ns->nguid));
     memcpy(ns->eui64, opts->eui64, sizeof(ns->eui64));

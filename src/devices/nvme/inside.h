@@ -148,6 +148,7 @@ struct nvme_dev {
     struct nvme_dev_ns *dirty_ns;
     struct nvme_dev_ns **ns; /* sorted by NSID */
     unsigned nns;
+    bool copies; /* a namespace has been here whose bdev moves the data itself */
     struct nvme_vector *vectors;
     unsigned nvectors, npending_vectors;
     uint16_t *pending_vectors;

@@ -165,7 +165,7 @@ unsigned nvme_sq_fetch(struct nvme_sq *sq)
     nvme_sq_relax(sq);
     n = i;
     for (i = 0; i < n; i++) {
-        if (i + 1 < n && sq->qid)
+        if (unlikely(sq->dev->copies) && i + 1 < n && sq->qid)
             nvme_io_expect(batch[i + 1]);
         nvme_req_start(batch[i]);
         if (sq->cq->nqueued >= POST_EARLY && batch[i]->ns && batch[i]->ns->copies)
