@@ -168,15 +168,14 @@ def fleet(link, tmp_path_factory):
     made.stop()
 
 
-def test_kills_of_a_target_are_pauses(fleet, capsys):
+def test_kills_of_a_target_are_pauses(fleet):
     rng = random.Random()
     frozen = []
     said = fleet.suffer("kills", [lambda load, n=n: frozen.append(one_round(n, fleet.dies, load, rng)) for n in range(ROUNDS)])
-    with capsys.disabled():
-        print(f"\n{ROUNDS - sum(frozen)} kills and {sum(frozen)} freezes of a target {said}")
+    print(f"{ROUNDS - sum(frozen)} kills and {sum(frozen)} freezes of a target {said}")
 
 
-def test_a_dropped_link_to_a_target_is_a_pause(fleet, link, capsys):
+def test_a_dropped_link_to_a_target_is_a_pause(fleet, link):
     """For a moment: the connections live on. For longer than they may be silent: both sides end them."""
     require(link, "root: the link is a veth pair between two network namespaces")
 
@@ -193,5 +192,4 @@ def test_a_dropped_link_to_a_target_is_a_pause(fleet, link, capsys):
     connected = [fleet.snap.service_log().count("connected, CNTLID")]
     said = fleet.suffer("link", [lambda load, s=s: drop(load, s) for s in DROPS])
     assert connected[-1] > connected[-2], "the last drop was too short for its connections to end"
-    with capsys.disabled():
-        print(f"\nlink to a target dropped {len(DROPS)} times, for {' and '.join(map(str, DROPS))} s, {said}")
+    print(f"link to a target dropped {len(DROPS)} times, for {' and '.join(map(str, DROPS))} s, {said}")
