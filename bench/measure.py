@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """One measurement: a server on the last CPU, a client on the first, and how long both had to wait for their CPU."""
 import json
+import mmap
 import os
 import re
+import signal
+import statistics
+import struct
 import subprocess
 import sys
 import time
@@ -106,6 +110,37 @@ def fio(path, seconds, depth, rw="randread", bs="4k"):
                              "--output-format=json", "--norandommap", "--gtod_reduce=1"], cpu=SERVER_CPU)
     job = json.loads(out[out.index("{"):])["jobs"][0]
     return job["read"]["iops"] + job["write"]["iops"], delay
+
+
+def wake_up_us(rounds=4):
+    """What any server that sleeps must pay: after a second of rest, from the write to an eventfd to the moment in which the
+    process that waits for it runs on the other CPU. The writer has not slept, like a client that polls. Median."""
+    event, told = os.eventfd(0), mmap.mmap(-1, 8)
+    sleeper = os.fork()
+    if sleeper == 0:
+        os.sched_setaffinity(0, {SERVER_CPU})
+        while True:
+            os.eventfd_read(event)
+            struct.pack_into("<q", told, 0, time.monotonic_ns())
+    affinity, took = os.sched_getaffinity(0), []
+    try:
+        os.sched_setaffinity(0, {CLIENT_CPU})
+        for _ in range(rounds):
+            rested = time.monotonic() + 1
+            while time.monotonic() < rested:
+                pass
+            struct.pack_into("<q", told, 0, 0)
+            begin = time.monotonic_ns()
+            os.eventfd_write(event, 1)
+            while not struct.unpack_from("<q", told, 0)[0]:
+                pass
+            took.append((struct.unpack_from("<q", told, 0)[0] - begin) / 1e3)
+    finally:
+        os.sched_setaffinity(0, affinity)
+        os.kill(sleeper, signal.SIGKILL)
+        os.waitpid(sleeper, 0)
+        os.close(event)
+    return statistics.median(took)
 
 
 def cpu_seconds(pid):
