@@ -37,7 +37,7 @@ def test_silence_ends_the_controller(target, connect, neighbour):
     assert host.admin.end() is None
     assert all(q.end() is None for q in host.io)
     assert time.monotonic() - begin > 0.15
-    assert not is_there(target, host)
+    target.settles(lambda: not is_there(target, host))
     assert "keep-alive timeout" in target.log("target")
 
 
@@ -136,7 +136,7 @@ def test_a_connect_that_waits_has_no_patience(target, connect, slow):
     connect(slow, hostnqn=host.hostnqn, hostid=host.hostid, kato=20000)
     assert time.monotonic() - begin > 1
     assert host.admin.end() is None and host.io[0].end() is None
-    assert not is_there(target, host)
+    target.settles(lambda: not is_there(target, host))
 
 
 def kernel_timer(ours, its_port):
