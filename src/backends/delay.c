@@ -113,6 +113,10 @@ static int delay_submit(void *ctx, struct bdev_req *req)
     us = atomic_load_explicit(&ch->disk->latency_us[kind], memory_order_relaxed);
     if (us == 0 || req->op == BDEV_FLUSH) /* a flush is for writes that are over: none is held */
         return stacked_submit(io);
+    /* A service that was killed while it copied may have left half a block on a memory disk: nobody
+     * is to read that before the write has been done again. */
+    if (unlikely(req->flags & BDEV_RESENT && req->op != BDEV_READ))
+        return stacked_submit(io);
     hold(ch, &ch->held[kind], io, us);
     return BDEV_PENDING;
 }

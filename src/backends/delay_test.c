@@ -155,6 +155,19 @@ static void what_comes_after_a_change_overtakes(void **state)
     assert_int_equal(on_base(f, 3), 2);
 }
 
+static void a_write_that_is_sent_again_after_a_crash_does_not_wait(void **state)
+{
+    struct fixture *f = *state;
+    char block[512];
+
+    set_latency(f, SOON_US, NEVER_US);
+    memset(block, 7, sizeof(block));
+    assert_int_equal(test_io_flags(f->t, BDEV_WRITE, 3, 1, block, BDEV_RESENT), 0);
+    assert_int_equal(on_base(f, 3), 7);
+    assert_int_equal(test_io_flags(f->t, BDEV_WRITE_ZEROES, 3, 1, NULL, BDEV_RESENT), 0);
+    assert_int_equal(on_base(f, 3), 0);
+}
+
 static int detach_rc;
 
 static void detach_all(struct test_io *t)
@@ -301,6 +314,7 @@ int main(void)
         TEST(a_write_is_accepted_waits_and_is_done_then),
         TEST(discards_and_zeroes_wait_like_writes_and_flushes_do_not),
         TEST(what_comes_after_a_change_overtakes),
+        TEST(a_write_that_is_sent_again_after_a_crash_does_not_wait),
         TEST(a_detached_write_goes_on_from_a_copy_and_a_read_ends),
         TEST(a_cancelled_read_ends_and_a_write_is_done),
         TEST(many_wait_at_once),
