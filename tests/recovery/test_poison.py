@@ -10,8 +10,9 @@ from virtio_blk import IN, IOERR, OUT, VirtioBlk
 
 TOPOLOGY = {"NVME_EMULATION_NUM_PF": 2, "NVME_EMULATION_NUM_VF": 0, "VIRTIO_BLK_EMULATION_NUM_PF": 2, "VIRTIO_BLK_EMULATION_NUM_VF": 0}
 POISON = 4000  # beyond what the neighbours use
-# The crash is meant: AddressSanitizer, where it is built in, is not to report it in the place of our own handler.
-ENV = {"SNAP_POISON_LBA": str(POISON), "ASAN_OPTIONS": "detect_leaks=0:handle_segv=0:" + os.environ.get("ASAN_OPTIONS", "")}
+# The crash is meant: a sanitizer, where one is built in, is not to report it in the place of our own handler.
+ENV = {"SNAP_POISON_LBA": str(POISON), "ASAN_OPTIONS": "detect_leaks=0:handle_segv=0:" + os.environ.get("ASAN_OPTIONS", ""),
+       "TSAN_OPTIONS": "handle_segv=0:" + os.environ.get("TSAN_OPTIONS", "")}
 
 
 class NvmeHost(Nvme):
