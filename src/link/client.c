@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "link/client.h"
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "link/client_inside.h"
@@ -14,7 +15,6 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { ANSWER_MS = 5000 };
@@ -170,21 +170,13 @@ static void run_backlog(struct mail *m)
     }
 }
 
-static uint64_t now_ms(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
 /* Waits for the packet of this type and cookie (0: any); all others are handled later, in their
  * order. */
 static int wait_answer(struct link_client *lc, uint32_t type, uint64_t cookie, struct packet *ret)
 {
-    uint64_t end = now_ms() + ANSWER_MS;
+    uint64_t end = clock_ms() + ANSWER_MS;
 
-    while (!lc->broken && now_ms() < end) {
+    while (!lc->broken && clock_ms() < end) {
         struct pollfd pfd = {lc->fd, POLLIN, 0};
         struct packet *p;
         int rc;

@@ -170,33 +170,25 @@ void ctrl_conn_gone(struct nvmf_conn *c)
 
 /* ---- keep alive ---- */
 
-static uint64_t last_sign(const struct nvmf_ctrl *ctrl)
+/* When something last came on any connection; awaited: or one of its commands was under way. */
+static uint64_t last_use(const struct nvmf_ctrl *ctrl, bool awaited)
 {
     uint64_t last = 0;
 
     list_for_each(it, &ctrl->conns)
     {
         const struct nvmf_conn *c = list_entry(it, struct nvmf_conn, node);
-        uint64_t at = atomic_load_explicit(&c->active_ms, memory_order_relaxed);
+        uint64_t came = atomic_load_explicit(&c->active_ms, memory_order_relaxed);
+        uint64_t seen = atomic_load_explicit(&c->awaited_ms, memory_order_relaxed);
 
-        last = MAX(last, at);
+        last = MAX(last, awaited ? MAX(came, seen) : came);
     }
     return last;
 }
 
-/* The same, or when one of its commands was last seen under way. */
-static uint64_t last_use(const struct nvmf_ctrl *ctrl)
+static uint64_t last_sign(const struct nvmf_ctrl *ctrl)
 {
-    uint64_t last = last_sign(ctrl);
-
-    list_for_each(it, &ctrl->conns)
-    {
-        const struct nvmf_conn *c = list_entry(it, struct nvmf_conn, node);
-        uint64_t at = atomic_load_explicit(&c->awaited_ms, memory_order_relaxed);
-
-        last = MAX(last, at);
-    }
-    return last;
+    return last_use(ctrl, false);
 }
 
 /* A host that disconnects sends no Keep Alive any more, but may wait for commands and for its own
@@ -209,7 +201,7 @@ static bool is_silent(const struct nvmf_ctrl *ctrl)
     uint64_t now = clock_coarse_ms(), kato = ctrl->kato_ms;
 
     if (list_empty(&ctrl->suitors))
-        return kato && now > last_use(ctrl) + 2 * kato + KATO_GRACE_MS;
+        return kato && now > last_use(ctrl, true) + 2 * kato + KATO_GRACE_MS;
     return now > last_sign(ctrl) + (kato ? kato + KATO_GRACE_MS : SILENT_MS);
 }
 
